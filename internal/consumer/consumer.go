@@ -1,0 +1,285 @@
+// Package consumer takes inputs from the inbox and due waits from the timers, decides each and settles it: pull → decode → decide →
+// append → arm → ack.
+//
+// Order: the inputs of one execution are handled one after another in the order this worker received them; many executions at once.
+// Other workers may handle the same execution at the same time: the journal lets one win, the other decides again.
+//
+// Guarantees: an input is settled only after its record, and the schedule of its wait, are stored. It is decided at least once by
+// whoever holds it and recorded exactly once (R12). What nobody can decide goes to the rejected inputs with a reason. It does not
+// execute anything and keeps nothing that a restart could lose.
+package consumer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"hash/maphash"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/recourse-dev/recourse"
+	"github.com/recourse-dev/recourse/internal/decide"
+	"github.com/recourse-dev/recourse/internal/telemetry"
+	"go.uber.org/zap"
+)
+
+// Journal is where records go and where chains stand; see internal/publish.
+type Journal interface {
+	Head(ctx context.Context, prefix string, assumeNew bool) (*decide.Head, error)
+	Keep(prefix string, head *decide.Head)
+	Load(ctx context.Context, prefix string) (*decide.Head, error)
+	Append(ctx context.Context, prefix string, rec *recourse.Record, body []byte, header nats.Header) (sequence uint64, err error)
+	Reject(ctx context.Context, input jetstream.Msg, sequence uint64, reason recourse.DecodeReason, cause error) error
+}
+
+// Timers keeps waits; see internal/retry/timer.
+type Timers interface {
+	Arm(ctx context.Context, prefix string, version uint64, dueAt time.Time, header nats.Header) error
+	Cancel(ctx context.Context, prefix string, version uint64) error
+}
+
+// Pipelines finds the plan of an execution; see internal/registry.
+type Pipelines interface {
+	Pipeline(ctx context.Context, ref recourse.Ref, pinned uint64) (decide.Pipeline, error)
+}
+
+// Config sets up a [Consumer].
+type Config struct {
+	// Lanes is how many inputs are handled at once; 0 means 256. The inputs of one execution share a lane.
+	Lanes int
+	// Prefetch is how many messages of each stream wait in the worker; 0 means 1,024.
+	Prefetch int
+	// AckWait is that of the durable consumers: what is in hand longer than a third of it is reported as in progress. 0 means 30s.
+	AckWait time.Duration
+	// RetryDelay is how long an input waits that could not be handled, say for want of the journal; 0 means 1s.
+	RetryDelay time.Duration
+	// Now is the clock of decisions; nil means time.Now.
+	Now func() time.Time
+}
+
+// Consumer is the loop of a worker. Use [New], then [Consumer.Run] once.
+type Consumer struct {
+	journal   Journal
+	timers    Timers
+	pipelines Pipelines
+	telemetry *telemetry.Telemetry
+	cfg       Config
+
+	lanes  []chan *item
+	seed   maphash.Seed
+	inHand inHand
+}
+
+// item is a message on its way.
+type item struct {
+	msg      jetstream.Msg
+	subject  recourse.Subject
+	metadata *jetstream.MsgMetadata
+	received time.Time
+}
+
+// New returns a consumer that is not running.
+func New(journal Journal, timers Timers, pipelines Pipelines, telemetry *telemetry.Telemetry, cfg Config) *Consumer {
+	if cfg.Lanes == 0 {
+		cfg.Lanes = 256
+	}
+	if cfg.Prefetch == 0 {
+		cfg.Prefetch = 1024
+	}
+	if cfg.AckWait == 0 {
+		cfg.AckWait = 30 * time.Second
+	}
+	if cfg.RetryDelay == 0 {
+		cfg.RetryDelay = time.Second
+	}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	c := &Consumer{
+		journal: journal, timers: timers, pipelines: pipelines, telemetry: telemetry, cfg: cfg,
+		seed: maphash.MakeSeed(), inHand: inHand{items: make(map[*item]struct{})},
+	}
+	for range cfg.Lanes {
+		c.lanes = append(c.lanes, make(chan *item, 16))
+	}
+	return c
+}
+
+// Run handles the messages of the given sources until ctx ends, then finishes what it has in hand. The context finish bounds
+// that: what is not finished by its end is left unsettled and will be delivered again, to whichever worker. It returns an error where a
+// source cannot be pulled from any more: it or its stream was deleted.
+func (c *Consumer) Run(ctx, finish context.Context, sources ...Source) error {
+	var lanes sync.WaitGroup
+	for _, lane := range c.lanes {
+		lanes.Go(func() {
+			for it := range lane {
+				c.handle(finish, it)
+			}
+		})
+	}
+	stopProgress := c.inHand.report(c.cfg.AckWait / 3)
+
+	ctx, cancel := context.WithCancelCause(ctx)
+	var pulls sync.WaitGroup
+	for _, source := range sources {
+		pulls.Go(func() {
+			if err := c.pull(ctx, source); err != nil {
+				cancel(err) // one source gone ends the others: a worker that does half its work looks healthy and is not
+			}
+		})
+	}
+	pulls.Wait()
+	for _, lane := range c.lanes {
+		close(lane)
+	}
+	lanes.Wait()
+	stopProgress()
+	cancel(nil)
+	if err := context.Cause(ctx); !errors.Is(err, context.Canceled) {
+		return err
+	}
+	return nil
+}
+
+// pull hands the messages of one source to the lanes until ctx ends, and then those that have arrived: they need not wait to be delivered again.
+func (c *Consumer) pull(ctx context.Context, source Source) error {
+	messages, err := source.Pull(c.cfg.Prefetch)
+	if err != nil {
+		return fmt.Errorf("pull: %w", err)
+	}
+	stop := context.AfterFunc(ctx, messages.Stop)
+	defer stop()
+	for {
+		msg, err := messages.Next()
+		switch {
+		case err == nil:
+			c.dispatch(msg)
+		case errors.Is(err, jetstream.ErrMsgIteratorClosed):
+			return nil
+		case errors.Is(err, jetstream.ErrConsumerDeleted), errors.Is(err, jetstream.ErrConsumerNotFound), errors.Is(err, jetstream.ErrStreamNotFound):
+			messages.Stop()
+			return fmt.Errorf("pull: %w", err)
+		default:
+			// A missed heartbeat or a leader change: it is asked for again.
+			c.telemetry.Log.Warn("pulling messages was interrupted", zap.Error(err))
+		}
+	}
+}
+
+// dispatch puts a message on the lane of its execution. It blocks while the lane is full, which holds back the pull.
+func (c *Consumer) dispatch(msg jetstream.Msg) {
+	it := &item{msg: msg, received: c.cfg.Now()}
+	var err error
+	if it.metadata, err = msg.Metadata(); err != nil {
+		c.telemetry.Log.Error("a message without JetStream metadata was dropped", zap.String("subject", msg.Subject()), zap.Error(err))
+		return
+	}
+	if it.subject, err = recourse.ParseSubject(msg.Subject()); err != nil {
+		// The streams take no other subjects; were one changed by hand, this must not stop the rest.
+		c.telemetry.Log.Error("a message on a subject nobody expects was dropped", zap.String("subject", msg.Subject()), zap.Error(err))
+		c.settle(it, msg.Term())
+		return
+	}
+	c.inHand.add(it)
+	c.lanes[maphash.String(c.seed, it.subject.Prefix)%uint64(len(c.lanes))] <- it
+}
+
+// handle decides one message and settles it.
+func (c *Consumer) handle(ctx context.Context, it *item) {
+	defer c.inHand.remove(it)
+	if ctx.Err() != nil {
+		return // not finished in time: delivered again
+	}
+	ctx = c.telemetry.Received(ctx, it.msg, it.metadata)
+	in, err := c.input(it)
+	var undecodable *recourse.DecodeError
+	switch {
+	case errors.As(err, &undecodable):
+		c.reject(ctx, it, undecodable)
+		return
+	case in == nil:
+		c.settle(it, it.msg.Ack()) // a schedule was cancelled
+		return
+	}
+	var early *earlyError
+	switch err := c.process(ctx, it, in); {
+	case errors.As(err, &early):
+		// The server's clock is ahead. Armed again it would fire at once, over and over; so the hint itself waits.
+		c.settle(it, it.msg.NakWithDelay(max(min(early.dueAt.Sub(c.cfg.Now()), c.cfg.AckWait), time.Millisecond)))
+		return
+	case err != nil:
+		c.telemetry.Failed(ctx, it.msg.Subject(), err)
+		c.settle(it, it.msg.NakWithDelay(c.cfg.RetryDelay))
+		return
+	}
+	c.settle(it, it.msg.Ack())
+}
+
+func (c *Consumer) reject(ctx context.Context, it *item, why *recourse.DecodeError) {
+	if err := c.journal.Reject(ctx, it.msg, it.metadata.Sequence.Stream, why.Reason, why.Err); err != nil {
+		c.telemetry.Failed(ctx, it.msg.Subject(), err)
+		c.settle(it, it.msg.NakWithDelay(c.cfg.RetryDelay))
+		return
+	}
+	c.telemetry.Rejected(ctx, it.msg.Subject(), why.Reason, why.Err)
+	c.settle(it, it.msg.TermWithReason(string(why.Reason)))
+}
+
+// settle only logs what a settlement could not do: the message is then delivered again, which is harmless (R12).
+func (c *Consumer) settle(it *item, err error) {
+	if err != nil {
+		c.telemetry.Log.Warn("a message could not be settled and will be delivered again", zap.String("subject", it.msg.Subject()), zap.Error(err))
+	}
+}
+
+// inHand knows the messages that were received and not settled.
+type inHand struct {
+	mu    sync.Mutex
+	items map[*item]struct{}
+}
+
+func (h *inHand) add(it *item) {
+	h.mu.Lock()
+	h.items[it] = struct{}{}
+	h.mu.Unlock()
+}
+
+func (h *inHand) remove(it *item) {
+	h.mu.Lock()
+	delete(h.items, it)
+	h.mu.Unlock()
+}
+
+// report tells the broker every so often that what is in hand is being worked on, until the function it returns is called: else a
+// message that waits in a lane behind slow ones is delivered to another worker too.
+func (h *inHand) report(every time.Duration) (stop func()) {
+	done, ended := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(ended)
+		tick := time.NewTicker(every)
+		defer tick.Stop()
+		for {
+			select {
+			case <-done:
+				return
+			case <-tick.C:
+				for _, it := range h.list() {
+					_ = it.msg.InProgress() // settled meanwhile, or the connection is gone: both are seen elsewhere
+				}
+			}
+		}
+	}()
+	return func() { close(done); <-ended }
+}
+
+func (h *inHand) list() []*item {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	items := make([]*item, 0, len(h.items))
+	for it := range h.items {
+		items = append(items, it)
+	}
+	return items
+}
