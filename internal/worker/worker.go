@@ -1,0 +1,260 @@
+// Package worker ties the parts of a worker: connection or embedded server, streams, pipelines, journal, timers, consumer and sweeper.
+// It starts them in that order and stops them in the reverse: stop pulling, finish what is in hand, flush, drain, and last the embedded
+// server.
+package worker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/recourse-dev/recourse"
+	"github.com/recourse-dev/recourse/client"
+	"github.com/recourse-dev/recourse/internal/broker"
+	"github.com/recourse-dev/recourse/internal/consumer"
+	"github.com/recourse-dev/recourse/internal/publish"
+	"github.com/recourse-dev/recourse/internal/registry"
+	"github.com/recourse-dev/recourse/internal/retry/timer"
+	"github.com/recourse-dev/recourse/internal/telemetry"
+	"go.uber.org/zap"
+)
+
+// Config is what a worker is told.
+type Config struct {
+	// Connection is how to reach the server. Where it names none, a server is embedded.
+	Connection client.Settings
+	// Embedded sets up the embedded server; used only without a connection.
+	Embedded broker.EmbeddedConfig
+	// Provision says whether streams are created, verified or taken for granted; zero means created.
+	Provision broker.Mode
+	// Streams are the settings of the streams that are created.
+	Streams broker.ProvisionConfig
+	// MonitorURL is the server's monitoring endpoint, "" for none; it tells the sync mode.
+	MonitorURL string
+	// Semantics is how the published reference and the engine are told apart where they disagree.
+	Semantics recourse.Semantics
+	// StopWithin bounds the finishing of what is in hand on a stop; 0 means 20s.
+	StopWithin time.Duration
+	// AdminListen is host:port of the health endpoints, "" for none.
+	AdminListen string
+	// Consumer, Journal and Sweeper set up the parts; zero values mean their defaults.
+	Consumer consumer.Config
+	Journal  publish.Config
+	Sweeper  timer.SweeperConfig
+	// Log is the worker's log; nil means none.
+	Log *zap.Logger
+	// Ready is called once the worker handles inputs, with the URL of its server; nil means nobody wants to know.
+	Ready func(url string)
+}
+
+// flushWithin bounds the wait for the last acknowledgements to leave.
+const flushWithin = 5 * time.Second
+
+// ErrConnectionClosed ends a worker whose connection was closed for good: it could not be opened again, or the server forbids it.
+var ErrConnectionClosed = errors.New("the connection to the NATS server was closed")
+
+// StartError says that the worker did not come to work: no server, missing streams, a setting that does not fit.
+type StartError struct{ Err error }
+
+// Error returns what was in the way.
+func (e *StartError) Error() string { return e.Err.Error() }
+
+// Unwrap returns what was in the way.
+func (e *StartError) Unwrap() error { return e.Err }
+
+// Run works until ctx ends, which is no error, or until something ends it that does not mend itself. A *[StartError] says that it
+// did not come to work.
+func Run(ctx context.Context, cfg Config) (err error) {
+	w := &worker{cfg: cfg}
+	if w.cfg.Log == nil {
+		w.cfg.Log = zap.NewNop()
+	}
+	if w.cfg.StopWithin == 0 {
+		w.cfg.StopWithin = 20 * time.Second
+	}
+	if w.cfg.Provision == 0 {
+		w.cfg.Provision = broker.ModeCreate
+	}
+	// What stops is bounded as a whole, from the moment the stop begins.
+	stopping, stopped := context.WithCancel(context.Background())
+	defer stopped()
+	defer func() { err = errors.Join(err, w.stop(stopping)) }()
+	asked := ctx
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	context.AfterFunc(ctx, func() { time.AfterFunc(w.cfg.StopWithin, stopped) })
+
+	if err := w.start(ctx, cancel); err != nil {
+		if asked.Err() != nil {
+			return nil // stopped before it came to work, as it was asked to
+		}
+		return &StartError{err}
+	}
+	return w.work(ctx, stopping, cancel)
+}
+
+// worker is one run.
+type worker struct {
+	cfg      Config
+	stops    []func(context.Context) error // run last in, first out
+	health   *health
+	embedded *broker.Embedded
+	nc       *nats.Conn
+	js       jetstream.JetStream
+	consumer *consumer.Consumer
+	sweeper  *timer.Sweeper
+	sources  []consumer.Source
+}
+
+func (w *worker) start(ctx context.Context, fail context.CancelCauseFunc) error {
+	if err := w.serveHealth(); err != nil {
+		return err
+	}
+	if err := w.connect(ctx, fail); err != nil {
+		return err
+	}
+	report, err := broker.Provision(ctx, w.js, w.cfg.Provision, w.cfg.Streams)
+	if err != nil {
+		return err
+	}
+	if err := w.announce(ctx, report); err != nil {
+		return err
+	}
+	return w.build(ctx)
+}
+
+// connect opens the connection, to an embedded server where no other is named.
+func (w *worker) connect(ctx context.Context, fail context.CancelCauseFunc) (err error) {
+	options := []nats.Option{
+		nats.ClosedHandler(func(*nats.Conn) { fail(ErrConnectionClosed) }),
+		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) { w.cfg.Log.Warn("disconnected", zap.Error(err)) }),
+		nats.ReconnectHandler(func(nc *nats.Conn) { w.cfg.Log.Info("connected again", zap.String("url", nc.ConnectedUrlRedacted())) }),
+		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) { w.cfg.Log.Warn("NATS", zap.Error(err)) }),
+	}
+	if !w.cfg.Connection.Configured() {
+		if w.embedded, err = broker.StartEmbedded(w.cfg.Embedded); err != nil {
+			return err
+		}
+		w.stops = append(w.stops, w.embedded.Shutdown)
+		options = append(options, w.embedded.InProcess())
+		w.cfg.Connection.Server = w.embedded.URL()
+	}
+	if w.nc, err = client.Connect(ctx, w.cfg.Connection, options...); err != nil {
+		return err
+	}
+	w.stops = append(w.stops, func(context.Context) error {
+		w.nc.SetClosedHandler(nil) // from here on a closed connection is what is wanted
+		w.nc.SetDisconnectErrHandler(nil)
+		var err error
+		if w.nc.IsConnected() { // else there is nobody to flush to; what was not acknowledged comes again
+			err = w.nc.FlushTimeout(flushWithin)
+		}
+		w.nc.Close()
+		if err != nil && !errors.Is(err, nats.ErrConnectionClosed) {
+			return fmt.Errorf("flush: %w", err)
+		}
+		return nil
+	})
+	w.js, err = jetstream.New(w.nc)
+	return err
+}
+
+// announce says what the worker is connected to, and whether what it acknowledges could be lost.
+func (w *worker) announce(ctx context.Context, report *broker.Report) error {
+	var durability broker.Durability
+	var err error
+	switch {
+	case w.embedded != nil:
+		durability, err = w.embedded.Durability(ctx, w.js)
+	case w.cfg.Provision == broker.ModeOff:
+		durability = broker.Durability{Unknown: "not looked at with provision off"}
+	default:
+		durability, err = broker.InspectDurability(ctx, w.nc, w.js, w.cfg.MonitorURL)
+	}
+	if err != nil {
+		return err
+	}
+	where := "a server"
+	if w.embedded != nil {
+		where = "an embedded server"
+	}
+	w.cfg.Log.Info("connected to "+where,
+		zap.String("url", w.nc.ConnectedUrlRedacted()), zap.String("server", w.nc.ConnectedServerName()),
+		zap.String("version", w.nc.ConnectedServerVersion()), zap.Stringer("durability", durability),
+		zap.Stringer("streams", report), zap.Stringer("semantics", w.cfg.Semantics))
+	if warning := durability.Warning(); warning != "" {
+		w.cfg.Log.Warn(warning)
+	}
+	return nil
+}
+
+func (w *worker) build(ctx context.Context) error {
+	pipelines, err := registry.New(ctx, w.js, w.cfg.Semantics, w.cfg.Log)
+	if err != nil {
+		return err
+	}
+	journal, err := publish.NewJournal(w.nc, w.cfg.Journal)
+	if err != nil {
+		return err
+	}
+	timers, err := timer.New(w.nc)
+	if err != nil {
+		return err
+	}
+	for _, source := range []struct{ stream, durable string }{
+		{recourse.StreamInbox, broker.ConsumerInbox}, {recourse.StreamTimers, broker.ConsumerDue},
+	} {
+		c, err := w.js.Consumer(ctx, source.stream, source.durable)
+		if err != nil {
+			return fmt.Errorf("consumer %s of %s: %w; run once with --provision create", source.durable, source.stream, err)
+		}
+		w.sources = append(w.sources, consumer.Durable(w.nc, c))
+	}
+	w.cfg.Consumer.AckWait = broker.AckWait
+	w.consumer = consumer.New(journal, timers, pipelines, telemetry.New(w.cfg.Log), w.cfg.Consumer)
+	w.cfg.Sweeper.Log = w.cfg.Log
+	w.sweeper, err = timer.NewSweeper(w.nc, timers, consumer.Overdue(journal), w.cfg.Sweeper)
+	return err
+}
+
+// work handles inputs until ctx ends or a part gives up.
+func (w *worker) work(ctx, stopping context.Context, fail context.CancelCauseFunc) error {
+	var sweeping sync.WaitGroup
+	sweeping.Go(func() {
+		// That a connection was closed is said by its handler.
+		if err := w.sweeper.Run(ctx); err != nil && ctx.Err() == nil && !w.nc.IsClosed() {
+			fail(err)
+		}
+	})
+	defer sweeping.Wait()
+	w.health.set(true)
+	defer w.health.set(false)
+	w.cfg.Log.Info("working")
+	if w.cfg.Ready != nil {
+		w.cfg.Ready(w.cfg.Connection.Server)
+	}
+	context.AfterFunc(ctx, func() {
+		w.health.set(false)
+		w.cfg.Log.Info("stopping: finishing what is in hand", zap.Duration("within", w.cfg.StopWithin))
+	})
+	if err := w.consumer.Run(ctx, stopping, w.sources...); err != nil {
+		fail(err)
+	}
+	if cause := context.Cause(ctx); cause != nil && !errors.Is(cause, context.Canceled) {
+		return cause
+	}
+	return nil
+}
+
+// stop stops what was started, last in, first out.
+func (w *worker) stop(ctx context.Context) error {
+	var errs []error
+	for i := len(w.stops) - 1; i >= 0; i-- {
+		errs = append(errs, w.stops[i](ctx))
+	}
+	return errors.Join(errs...)
+}
