@@ -1,0 +1,2 @@
+// Package offline has the commands that need files only: validate, explain, simulate and test. Nothing in it talks to a server.
+package offline
