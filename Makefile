@@ -44,7 +44,7 @@ demo: ## an incident from failure to command, on an embedded server
 	$(GO) run ./cmd/worker demo
 
 .PHONY: test
-test: lint images-if-docker ## all checks and tests, with the race detector
+test: lint allocs images-if-docker ## all checks and tests, with the race detector
 	$(GO) test -race ./...
 
 ##@ Parts of test
@@ -63,6 +63,10 @@ vet: ## go vet
 .PHONY: staticcheck
 staticcheck: ## staticcheck
 	$(GO) run $(STATICCHECK) ./...
+
+.PHONY: allocs
+allocs: ## the gate on allocations, which the race detector would disturb
+	$(GO) test -count=1 -run '^TestAllocations$$' ./internal/decide
 
 .PHONY: unit
 unit: ## tests without containers, without the race detector

@@ -296,6 +296,9 @@ func benchCases(t testing.TB) map[string]func() {
 // TestAllocations is the gate: a decision on a plan of 200 steps takes no memory of its own, but for what a condition looks at and for the
 // words of a detail.
 func TestAllocations(t *testing.T) {
+	if raceEnabled {
+		t.Skip("SKIP: the race detector adds allocations of its own; make allocs runs this gate")
+	}
 	limits := map[string]float64{"first failure": 0, "retry": 0, "superseded": 1, "condition": 1}
 	for name, decideOnce := range benchCases(t) {
 		if got := testing.AllocsPerRun(200, decideOnce); got > limits[name] {
