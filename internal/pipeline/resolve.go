@@ -106,8 +106,13 @@ func (r *resolver) resolve(tree *value) *value {
 	}
 	r.org, r.project = pipeline.get("orgIdentifier").scalarText(), pipeline.get("projectIdentifier").scalarText()
 	resolved := filled
-	// Templates bring what inputs fill in, and inputs bring what uses templates. Either is finite: this ends.
-	for r.templates != nil && !r.failed {
+	// Templates bring what inputs fill in, and inputs bring what uses templates. A round fills in below what the one before it filled
+	// in, and inputs are at most MaxDepth high.
+	for rounds := 0; r.templates != nil && !r.failed; rounds++ {
+		if rounds > MaxDepth {
+			r.limit(root, fmt.Sprintf("templates and inputs bring each other more than %d times", MaxDepth))
+			break
+		}
 		round := r.fill(r.root(&cursor{value: resolved}), inputs)
 		if round == resolved {
 			break
@@ -228,6 +233,9 @@ func (r *resolver) fillIn(base *value, over *cursor) *value {
 	switch {
 	case handed.hasDefault && !handed.late:
 		text := over.value.defaulted(handed)
+		if text.text == base.text {
+			return base // a default that is an input itself was filled in before
+		}
 		r.check(over.value, &cursor{value: text, up: over.up, key: over.key, index: over.index})
 		r.check(base, &cursor{value: text, up: over.up, key: over.key, index: over.index})
 		return text

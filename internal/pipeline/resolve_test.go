@@ -752,3 +752,12 @@ func FuzzResolve(f *testing.F) {
 		}
 	})
 }
+
+// TestResolveEnds: a default that is an input itself is filled in once, not again in each round.
+func TestResolveEnds(t *testing.T) {
+	opt := Options{Templates: templates(t), Inputs: inputs(t, "pipeline:\n  identifier: p\n  name: <+input>.default(<+input>.default(x))\n")}
+	text, found, _ := resolve(t, "pipeline:\n  identifier: p\n  name: <+input>\n", opt)
+	if len(found) != 0 || !strings.Contains(text, "name: x\n") {
+		t.Errorf("got %q, %v", text, found)
+	}
+}
