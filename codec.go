@@ -50,9 +50,6 @@ var (
 	deterministic = json.Deterministic(true)
 )
 
-// Encode returns the JSON of a message of this package.
-func Encode(v any) ([]byte, error) { return json.Marshal(v, deterministic) }
-
 // DecodeFailure decodes and validates a failure. The error is a *[DecodeError].
 func DecodeFailure(body []byte) (*Failure, error) {
 	f := new(Failure)

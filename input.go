@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"strconv"
 	"time"
 )
 
@@ -54,7 +55,7 @@ func (f *Failure) Validate() error {
 }
 
 // Key returns the input key of the failure: one per node and attempt (R12).
-func (f *Failure) Key() string { return fmt.Sprintf("failure/%s/%d", f.Node, f.Attempt) }
+func (f *Failure) Key() string { return "failure/" + f.Node.String() + "/" + strconv.Itoa(f.Attempt) }
 
 // Clean cuts and redacts the free text, in place. What is decided, stored and logged is the cleaned failure.
 func (f *Failure) Clean() {
