@@ -38,6 +38,7 @@ type Journal interface {
 type Timers interface {
 	Arm(ctx context.Context, prefix string, version uint64, dueAt time.Time, header nats.Header) error
 	Cancel(ctx context.Context, prefix string, version uint64) error
+	Over(prefix string, version uint64)
 }
 
 // Pipelines finds the plan of an execution; see internal/registry.

@@ -213,7 +213,11 @@ func (e *earlyError) Error() string { return "due only at " + e.dueAt.String() }
 // cancel removes the schedules of the waits that a record ended other than by coming due. The journal knows already that they ended;
 // this only spares the broker, so what fails here is left to the hint that comes to nothing.
 func (c *Consumer) cancel(ctx context.Context, prefix string, rec *recourse.Record) {
-	if rec.Ends != 0 && rec.Input.Due == 0 {
+	switch {
+	case rec.Ends == 0:
+	case rec.Input.Due != 0:
+		c.timers.Over(prefix, rec.Ends)
+	default:
 		_ = c.timers.Cancel(ctx, prefix, rec.Ends)
 	}
 	for _, version := range rec.Cancelled {

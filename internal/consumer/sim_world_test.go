@@ -434,6 +434,9 @@ func (m *machine) Arm(_ context.Context, prefix string, version uint64, dueAt ti
 	return m.after(op)
 }
 
+// Over implements consumer.Timers. It needs nothing: the sweeper of this world asks about every wait.
+func (m *machine) Over(string, uint64) {}
+
 // Cancel implements consumer.Timers.
 func (m *machine) Cancel(_ context.Context, prefix string, version uint64) error {
 	op := "cancel " + timerKey(prefix, version)

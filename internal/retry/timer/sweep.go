@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"strconv"
 	"sync"
 	"time"
@@ -25,14 +26,21 @@ type SweeperConfig struct {
 	// Grace is how long a wait may be overdue before it is armed again; 0 means 30s. Shorter than the broker's usual lateness
 	// makes for needless hints, not for wrong decisions.
 	Grace time.Duration
+	// Rescan is how long after one reading of the journal the next begins, half as much up to one and a half times, so that workers do
+	// not all read at once; 0 means 1h.
+	Rescan time.Duration
 	// Now is the clock; nil means time.Now.
 	Now func() time.Time
 	Log *zap.Logger
 }
 
-// Sweeper arms waits again that are overdue: their schedule was lost with its stream, or is stuck. It follows the journal by headers
-// alone, those records that wait and those that retry, so the rest of the traffic costs it nothing; a wait that ended in another way
-// costs one read once it would be overdue. Every worker may run one: arming twice is harmless.
+// Sweeper arms waits again that are overdue: their schedule was lost with its stream, or is stuck. Every worker may run one: arming
+// twice is harmless.
+//
+// It watches the waits that its own [Timers] armed, which costs the broker nothing while they come due here; one that ended elsewhere
+// costs one read once it would be overdue. Waits of other workers, which may be gone, it finds by reading the headers of the journal: when
+// it starts, and then every so often, slowly. It does not follow the journal, since a consumer that does costs the broker as much as the
+// records themselves, for each worker again (docs/adr/0005-sweeper-watches-its-own.md).
 //
 // Memory: about 250 bytes per pending wait.
 type Sweeper struct {
@@ -50,7 +58,15 @@ type wait struct {
 	version uint64
 }
 
-// NewSweeper returns a sweeper that arms with timers what pending confirms.
+// The reading of the journal. It is slow on purpose: 25,000 records a second at the most.
+const (
+	scanBatch = 500
+	scanPause = 20 * time.Millisecond
+	scanIdle  = 30 * time.Second // after which the broker forgets the reader
+)
+
+// NewSweeper returns a sweeper that arms with timers what pending confirms, and from now on watches what they arm: they must not be in
+// use yet.
 func NewSweeper(nc *nats.Conn, timers *Timers, pending Pending, cfg SweeperConfig) (*Sweeper, error) {
 	js, err := jetstream.New(nc)
 	if err != nil {
@@ -62,36 +78,29 @@ func NewSweeper(nc *nats.Conn, timers *Timers, pending Pending, cfg SweeperConfi
 	if cfg.Grace == 0 {
 		cfg.Grace = 30 * time.Second
 	}
+	if cfg.Rescan == 0 {
+		cfg.Rescan = time.Hour
+	}
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
 	if cfg.Log == nil {
 		cfg.Log = zap.NewNop()
 	}
-	return &Sweeper{js: js, timers: timers, pending: pending, cfg: cfg, waits: make(map[wait]time.Time)}, nil
+	s := &Sweeper{js: js, timers: timers, pending: pending, cfg: cfg, waits: make(map[wait]time.Time)}
+	timers.sweeper = s
+	return s, nil
 }
 
-// Run follows the journal and sweeps until ctx ends. It returns an error only where it cannot start.
+// Run sweeps until ctx ends. It returns an error only where it cannot start.
 func (s *Sweeper) Run(ctx context.Context) error {
-	consumer, err := s.js.OrderedConsumer(ctx, recourse.StreamJournal, jetstream.OrderedConsumerConfig{
-		HeadersOnly: true,
-		FilterSubjects: []string{
-			recourse.FilterDetail(recourse.FamilyDecision, recourse.KindRetryScheduled),
-			recourse.FilterDetail(recourse.FamilyDecision, recourse.KindGroupRetryScheduled),
-			recourse.FilterDetail(recourse.FamilyDecision, recourse.KindRetryPostponed),
-			recourse.FilterDetail(recourse.FamilyCommand, recourse.VerbPause.String()),
-			recourse.FilterDetail(recourse.FamilyCommand, recourse.VerbRetry.String()),
-			recourse.FilterDetail(recourse.FamilyCommand, recourse.VerbRetryGroup.String()),
-		},
-	})
+	reader, err := s.reader(ctx, 1)
 	if err != nil {
-		return fmt.Errorf("sweeper: %w", err)
+		return err
 	}
-	following, err := consumer.Consume(s.follow)
-	if err != nil {
-		return fmt.Errorf("sweeper: %w", err)
-	}
-	defer following.Stop()
+	var scanning sync.WaitGroup
+	defer scanning.Wait()
+	scanning.Go(func() { s.scanOnAndOn(ctx, reader) })
 	tick := time.NewTicker(s.cfg.Every)
 	defer tick.Stop()
 	for {
@@ -104,22 +113,120 @@ func (s *Sweeper) Run(ctx context.Context) error {
 	}
 }
 
-// follow notes what a record waits for and forgets what it ends. Redelivered records do no harm.
+// reader returns a consumer of the headers of the journal.
+func (s *Sweeper) reader(ctx context.Context, from uint64) (jetstream.Consumer, error) {
+	reader, err := s.js.CreateConsumer(ctx, recourse.StreamJournal, jetstream.ConsumerConfig{
+		DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: from, AckPolicy: jetstream.AckNonePolicy,
+		HeadersOnly: true, MemoryStorage: true, Replicas: 1, InactiveThreshold: scanIdle,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("sweeper: %w", err)
+	}
+	return reader, nil
+}
+
+// scanOnAndOn reads the journal now and again. What interrupts a reading is tried again from there.
+func (s *Sweeper) scanOnAndOn(ctx context.Context, reader jetstream.Consumer) {
+	from := uint64(1)
+	for {
+		var err error
+		if reader == nil {
+			reader, err = s.reader(ctx, from)
+		}
+		if err == nil {
+			from, err = s.scan(ctx, reader, from)
+		}
+		reader = nil
+		pause := s.cfg.Rescan/2 + rand.N(s.cfg.Rescan)
+		if err != nil {
+			if ctx.Err() == nil {
+				s.cfg.Log.Warn("reading the journal for lost waits was interrupted", zap.Uint64("sequence", from), zap.Error(err))
+			}
+			pause = s.cfg.Every
+		}
+		if !sleep(ctx, pause) {
+			return
+		}
+	}
+}
+
+// scan reads the journal to its end. It returns where the next reading begins: at the beginning, or after an error where this one came to.
+func (s *Sweeper) scan(ctx context.Context, reader jetstream.Consumer, from uint64) (next uint64, err error) {
+	for left := reader.CachedInfo().NumPending; left > 0; {
+		batch, err := reader.FetchNoWait(scanBatch)
+		if err != nil {
+			return from, err
+		}
+		came := false
+		for msg := range batch.Messages() {
+			meta, err := msg.Metadata()
+			if err != nil {
+				return from, err
+			}
+			s.follow(msg)
+			came, from, left = true, meta.Sequence.Stream+1, meta.NumPending
+		}
+		if err := batch.Error(); err != nil {
+			return from, err
+		}
+		if !came { // the server does not answer, has forgotten the reader, or what was left is gone
+			info, err := reader.Info(ctx)
+			if err != nil {
+				return from, err
+			}
+			left = info.NumPending
+		}
+		if !sleep(ctx, scanPause) {
+			return from, ctx.Err()
+		}
+	}
+	return 1, nil
+}
+
+// sleep waits, and reports whether ctx has not ended.
+func sleep(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// follow notes what a record waits for and forgets what it ends.
 func (s *Sweeper) follow(msg jetstream.Msg) {
 	subject, err := recourse.ParseSubject(msg.Subject())
 	if err != nil {
 		return // cannot come from the journal: its subjects have this form
 	}
 	h := msg.Headers()
-	s.mu.Lock()
-	defer s.mu.Unlock()
 	if ends, err := strconv.ParseUint(h.Get(recourse.HeaderEnds), 10, 64); err == nil {
-		delete(s.waits, wait{subject.Prefix, ends})
+		s.forget(subject.Prefix, ends)
 	}
 	version, err := strconv.ParseUint(h.Get(recourse.HeaderVersion), 10, 64)
 	dueAt, dueErr := time.Parse(time.RFC3339Nano, h.Get(recourse.HeaderDueAt))
 	if err == nil && dueErr == nil {
-		s.waits[wait{subject.Prefix, version}] = dueAt.Add(s.cfg.Grace)
+		s.note(subject.Prefix, version, dueAt)
+	}
+}
+
+// note has a wait looked at once it is overdue. A nil sweeper watches nothing.
+func (s *Sweeper) note(prefix string, version uint64, dueAt time.Time) {
+	if s != nil {
+		s.mu.Lock()
+		s.waits[wait{prefix, version}] = dueAt.Add(s.cfg.Grace)
+		s.mu.Unlock()
+	}
+}
+
+// forget has a wait not looked at any more.
+func (s *Sweeper) forget(prefix string, version uint64) {
+	if s != nil {
+		s.mu.Lock()
+		delete(s.waits, wait{prefix, version})
+		s.mu.Unlock()
 	}
 }
 

@@ -26,7 +26,8 @@ const (
 
 // Timers arms and cancels waits. It is safe for concurrent use.
 type Timers struct {
-	js jetstream.JetStream
+	js      jetstream.JetStream
+	sweeper *Sweeper // watches what is armed; nil where there is none
 }
 
 // New returns the timers of a connection. The stream must exist.
@@ -47,11 +48,16 @@ func (t *Timers) Arm(ctx context.Context, prefix string, version uint64, dueAt t
 	if err := t.publish(ctx, recourse.SubjectUnder(prefix, recourse.FamilyTimer, detail), header); err != nil {
 		return fmt.Errorf("timers: arm %s %d: %w", prefix, version, err)
 	}
+	t.sweeper.note(prefix, version, dueAt)
 	return nil
 }
 
+// Over says that a wait came due and is over: nobody needs to look at it any more.
+func (t *Timers) Over(prefix string, version uint64) { t.sweeper.forget(prefix, version) }
+
 // Cancel removes the schedule of a wait that ended otherwise. One that has fired or never was is no error.
 func (t *Timers) Cancel(ctx context.Context, prefix string, version uint64) error {
+	t.sweeper.forget(prefix, version)
 	detail := recourse.VersionDetail(version)
 	header := nats.Header{
 		headerOf:                 {recourse.SubjectUnder(prefix, recourse.FamilyTimer, detail)},

@@ -267,6 +267,17 @@ func TestSweeper(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	// Waits of other workers, one of which is over, are found in the journal.
+	past := start.Add(-time.Second)
+	for version, at := range map[uint64][2]string{
+		1: {string(recourse.FamilyDecision), recourse.KindRetryScheduled}, 2: {string(recourse.FamilyDecision), recourse.KindGroupRetryScheduled},
+		3: {string(recourse.FamilyCommand), "pause"}, 4: {string(recourse.FamilyDecision), recourse.KindRetryPostponed},
+	} {
+		l.set(version, past)
+		b.record(t, recourse.Family(at[0]), at[1], version, past, 0)
+	}
+	b.record(t, recourse.FamilyCommand, "retry", 5, time.Time{}, 1)
+	l.end(1)
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
 	go func() { ended <- s.Run(ctx) }()
@@ -286,21 +297,8 @@ func TestSweeper(t *testing.T) {
 			<-time.After(time.Millisecond)
 		}
 	}
-	// Waits of each kind; one is over by a retry, and what ends in another way is not followed.
-	past := start.Add(-time.Second)
-	for version, at := range map[uint64][2]string{
-		1: {string(recourse.FamilyDecision), recourse.KindRetryScheduled}, 2: {string(recourse.FamilyDecision), recourse.KindGroupRetryScheduled},
-		3: {string(recourse.FamilyCommand), "pause"}, 4: {string(recourse.FamilyDecision), recourse.KindRetryPostponed},
-	} {
-		l.set(version, past)
-		b.record(t, recourse.Family(at[0]), at[1], version, past, 0)
-	}
-	b.record(t, recourse.FamilyCommand, "ignore", 5, time.Time{}, 3)
-	knows(4)
-	b.record(t, recourse.FamilyCommand, "retry", 6, time.Time{}, 1)
-	l.end(1)
 	knows(3)
-	l.end(3) // answered: the sweeper learns of it when it asks
+	l.end(3) // answered at another worker: the sweeper learns of it when it asks
 
 	if armed := s.Sweep(ctx); armed != 0 || l.asked != 0 {
 		t.Errorf("within the grace: armed %d, asked %d", armed, l.asked)
@@ -335,6 +333,69 @@ func TestSweeper(t *testing.T) {
 		t.Errorf("over: armed %d", armed)
 	}
 	knows(0)
+}
+
+// TestSweeperWatches: waits that were armed here, until they are over.
+func TestSweeperWatches(t *testing.T) {
+	b := newBench(t)
+	l := &ledger{waits: map[uint64]time.Time{}}
+	s, err := NewSweeper(b.nc, b.timers, l.pending, SweeperConfig{Grace: time.Nanosecond})
+	if err != nil {
+		t.Fatal(err)
+	}
+	prefix := ref.Prefix()
+	for version := range uint64(3) {
+		at := time.Now().Add(time.Hour)
+		if version == 2 {
+			at = time.Now().Add(-time.Second)
+		}
+		l.set(version+1, at)
+		if err := b.timers.Arm(t.Context(), prefix, version+1, at, nats.Header{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if s.knows() != 3 {
+		t.Errorf("it knows of %d waits, want 3", s.knows())
+	}
+	b.timers.Over(prefix, 1)
+	if err := b.timers.Cancel(t.Context(), prefix, 2); err != nil {
+		t.Fatal(err)
+	}
+	if s.knows() != 1 {
+		t.Errorf("it knows of %d waits, want 1", s.knows())
+	}
+	if armed := s.Sweep(t.Context()); armed != 1 {
+		t.Errorf("armed %d, want the one that is overdue", armed)
+	}
+}
+
+// TestScan: a journal longer than a batch is read once, from beginning to end, and after an interruption from there.
+func TestScan(t *testing.T) {
+	b := newBench(t)
+	l := &ledger{waits: map[uint64]time.Time{}}
+	s, err := NewSweeper(b.nc, b.timers, l.pending, SweeperConfig{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	const n = 2*scanBatch + 7
+	for version := range uint64(n) {
+		b.record(t, recourse.FamilyDecision, recourse.KindRetryScheduled, version+1, time.Now(), 0)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	for _, c := range []struct {
+		from, next uint64
+		knows      int
+		ctx        context.Context
+	}{{1, scanBatch + 1, scanBatch, ctx}, {scanBatch + 1, 1, n, t.Context()}, {n + 1, 1, n, t.Context()}} {
+		reader, err := s.reader(t.Context(), c.from)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if next, _ := s.scan(c.ctx, reader, c.from); next != c.next || s.knows() != c.knows {
+			t.Errorf("from %d: next %d, knows %d; want %d, %d", c.from, next, s.knows(), c.next, c.knows)
+		}
+	}
 }
 
 // TestSweeperRuns: by its own tick, after a start behind the records.
