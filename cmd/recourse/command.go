@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/recourse-dev/recourse/internal/cli"
+	"github.com/recourse-dev/recourse/internal/cli/measure"
 	"github.com/recourse-dev/recourse/internal/cli/offline"
 	"github.com/recourse-dev/recourse/internal/cli/online"
 )
@@ -57,7 +58,7 @@ variable, RECOURSE_ and the name in capitals (RECOURSE_ACCOUNT). Flags win over 
 	root.AddCommand(
 		offline.Validate(format), offline.Lint(format), offline.Explain(format), offline.Simulate(format), offline.Test(format),
 		online.Apply(global), online.Pipelines(global), online.Report(global), online.Watch(global), online.Interventions(global),
-		online.Answer(global), online.Rejected(global),
+		online.Answer(global), online.Rejected(global), measure.Bench(global),
 		versionCommand(format),
 	)
 	for _, cmd := range append(root.Commands(), root) {

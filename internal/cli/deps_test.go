@@ -29,6 +29,11 @@ var allowedImports = map[string][]string{
 		"github.com/recourse-dev/recourse", "github.com/recourse-dev/recourse/client", "github.com/recourse-dev/recourse/internal/cli",
 		"github.com/recourse-dev/recourse/internal/pipeline", "github.com/recourse-dev/recourse/internal/publish",
 	},
+	"measure": {
+		"github.com/nats-io/nats.go", "github.com/spf13/cobra", "go.uber.org/zap",
+		"github.com/recourse-dev/recourse/client", "github.com/recourse-dev/recourse/internal/bench", "github.com/recourse-dev/recourse/internal/broker",
+		"github.com/recourse-dev/recourse/internal/cli", "github.com/recourse-dev/recourse/internal/cli/online", "github.com/recourse-dev/recourse/internal/worker",
+	},
 }
 
 func TestImports(t *testing.T) {

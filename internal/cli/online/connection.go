@@ -40,6 +40,9 @@ func (g *Global) Register(f *pflag.FlagSet) {
 	cli.FromEnvironment(f, "server", "context", "creds", "nkey", "user", "password", "tlscert", "tlskey", "tlsca", "tlsfirst", "inbox-prefix", "timeout")
 }
 
+// Server returns the URLs that are named by flag or environment, "" for none.
+func (g *Global) Server() string { return g.connection.FromEnv(g.Getenv).Server }
+
 // session is an open connection and where the command writes to.
 type session struct {
 	*cli.Printer
