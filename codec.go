@@ -31,6 +31,8 @@ const (
 	ReasonInvalid      DecodeReason = "invalid"       // well formed, but out of bounds or incomplete
 	ReasonFutureSchema DecodeReason = "future-schema" // written by a later version of Recourse
 	ReasonWrongSubject DecodeReason = "wrong-subject" // the ids of the body are not those of the subject
+	ReasonUnknownType  DecodeReason = "unknown-type"  // an event of a type that its subject does not take
+	ReasonNotAFailure  DecodeReason = "not-a-failure" // a task run that finished in another way
 )
 
 // DecodeError is why a message was refused.

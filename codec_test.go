@@ -233,6 +233,12 @@ func fuzzMessage(f *testing.F, i int) {
 			if v.Digest() == "" || len(v.Why) > MaxMessageLength {
 				t.Fatalf("%+v", v)
 			}
+		case *Control:
+			v.Clean()
+			digest := v.Digest()
+			if v.Clean(); v.Digest() != digest || len(digest) != 16 || len(v.Why) > MaxMessageLength || (v.Do == Postpone) != (v.For > 0) || time.Duration(v.For) > MaxWait {
+				t.Fatalf("%+v", v)
+			}
 		case *Record:
 			if strings.Count(v.SubjectUnder("p"), ".") != 2 && v.Command.Verb != 0 {
 				t.Fatalf("subject %q", v.SubjectUnder("p"))
@@ -245,6 +251,7 @@ func FuzzDecodeFailure(f *testing.F)   { fuzzMessage(f, 0) }
 func FuzzDecodeAnswer(f *testing.F)    { fuzzMessage(f, 1) }
 func FuzzDecodeLifecycle(f *testing.F) { fuzzMessage(f, 2) }
 func FuzzDecodeRecord(f *testing.F)    { fuzzMessage(f, 3) }
+func FuzzDecodeControl(f *testing.F)   { fuzzMessage(f, 4) }
 
 // TestEmptyIsAbsent: an empty list and none are the same record.
 func TestEmptyIsAbsent(t *testing.T) {

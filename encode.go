@@ -338,6 +338,7 @@ func (w *writer) command(c *Command) {
 		w.names("allowed", actionNames[:], uint32(i.Allowed))
 		w.time("deadline", i.Deadline)
 		w.textIf("onTimeout", i.OnTimeout.String())
+		w.textIf("answerBy", i.AnswerBy)
 		w.end()
 	}
 	w.end()
@@ -375,6 +376,10 @@ func (w *writer) wait(t *Wait) {
 		w.names("allowed", actionNames[:], uint32(t.Allowed))
 	}
 	w.textIf("onTimeout", t.OnTimeout.String())
+	w.textIf("answerBy", t.AnswerBy)
+	w.countIf("retry", t.Retry)
+	w.countIf("of", t.Of)
+	w.textIf("then", t.Then.String())
 }
 
 func (w *writer) state(s *State) {
@@ -408,9 +413,11 @@ func (w *writer) state(s *State) {
 	listIf(w, "interventions", s.Interventions, func(c *ClosedIntervention) {
 		w.number("id", c.ID)
 		w.number("version", c.Version)
+		w.timeIf("at", c.At)
 		w.textIf("who", c.Who)
 		w.textIf("action", c.Action.String())
 		w.textIf("reason", c.Reason.String())
+		w.textIf("do", c.Do.String())
 	})
 	listIf(w, "answers", s.Answers, w.seen)
 	listIf(w, "ended", s.Ended, w.seen)

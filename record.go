@@ -242,6 +242,8 @@ type Intervention struct {
 	// Deadline is when OnTimeout is carried out (UTC).
 	Deadline  time.Time `json:"deadline"`
 	OnTimeout Action    `json:"onTimeout,omitzero"`
+	// AnswerBy is who may answer, by principal, joined by commas; see [MayAnswer]. Empty: whoever the broker's permissions let.
+	AnswerBy string `json:"answerBy,omitzero"`
 }
 
 // Effect is what a decision does to the node, its stage and the pipeline (R13).
@@ -336,16 +338,22 @@ type Wait struct {
 	Kind    WaitKind `json:"kind,omitzero"`
 	Node
 	Attempt int `json:"attempt"`
-	// Scope is the step group of a group retry.
+	// Scope is the step group of a group retry, or of the strategy where it stands on one.
 	Scope string `json:"scope,omitzero"`
 	// DueAt is when it comes due (UTC).
 	DueAt time.Time `json:"dueAt"`
 	// Level and Strategy are where the strategy stands.
 	Level    Level  `json:"level"`
 	Strategy string `json:"strategy,omitzero"`
-	// Allowed and OnTimeout are those of an intervention.
+	// Allowed, OnTimeout and AnswerBy are those of an intervention.
 	Allowed   Actions `json:"allowed,omitzero"`
 	OnTimeout Action  `json:"onTimeout,omitzero"`
+	AnswerBy  string  `json:"answerBy,omitzero"`
+	// Retry, Of and Then are those of a retry: which of its strategy's retries waits, 1-based, how many there are, and what follows the
+	// last one (R8). They are zero where the plan did not say.
+	Retry int    `json:"retry,omitzero"`
+	Of    int    `json:"of,omitzero"`
+	Then  Action `json:"then,omitzero"`
 }
 
 // State is what an execution's next decision builds on. It is the fold of its records (internal/decide).
@@ -362,7 +370,7 @@ type State struct {
 	Waits []Wait `json:"waits,omitempty"`
 	// Covers are the scopes that a rollback or an abort covers, in order of version.
 	Covers []Cover `json:"covers,omitempty"`
-	// Interventions that are not open any more, in order of their version.
+	// Interventions that are not open any more, and retries that a person ended, in the order they ended.
 	Interventions []ClosedIntervention `json:"interventions,omitempty"`
 	// Answers and controls that were decided, in order of the record.
 	Answers []SeenInput `json:"answers,omitempty"`
@@ -415,15 +423,19 @@ type Cover struct {
 	Version uint64 `json:"version"`
 }
 
-// ClosedIntervention is how an intervention ended.
+// ClosedIntervention is how an intervention ended, or a retry by a person: whoever comes second is told.
 type ClosedIntervention struct {
 	ID uint64 `json:"id"`
 	// Version of the record that ended it.
 	Version uint64 `json:"version"`
+	// At is that record's (UTC).
+	At time.Time `json:"at,omitzero"`
 	// Who answered; empty where it timed out or was superseded.
 	Who    string `json:"who,omitzero"`
 	Action Action `json:"action,omitzero"`
 	Reason Reason `json:"reason,omitzero"`
+	// Do is what was done with a retry; absent of an intervention.
+	Do ControlVerb `json:"do,omitzero"`
 }
 
 // Subject returns the subject the record is appended under.

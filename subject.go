@@ -114,6 +114,10 @@ const (
 	HeaderDueAt = "Recourse-Due-At"
 	// HeaderEnds is the version of the record whose wait this one ends; absent where it ends none.
 	HeaderEnds = "Recourse-Ends"
+	// HeaderCancels are the versions of the records whose waits this one supersedes, joined by commas; absent where there are none.
+	HeaderCancels = "Recourse-Cancels"
+	// HeaderFailure sums up the decision on a failure; absent on other records. See [Record.FailureSummary].
+	HeaderFailure = "Recourse-Failure"
 )
 
 // HeaderCancelled marks a due message that only cancels a schedule.

@@ -13,37 +13,6 @@ import (
 	"github.com/recourse-dev/recourse"
 )
 
-func TestDidYouMean(t *testing.T) {
-	known := []string{"Timeout", "Connectivity", "Authorization", "Authentication"}
-	for text, want := range map[string]string{
-		"timeot": "did you mean Timeout?", "Tiemout": "did you mean Timeout?", "connectivty": "did you mean Connectivity?",
-		"authorisation": "did you mean Authorization?", "x": "known are Timeout, Connectivity, Authorization, Authentication",
-		"": "known are Timeout, Connectivity, Authorization, Authentication",
-	} {
-		if got := DidYouMean(text, known); got != want {
-			t.Errorf("%q: %s, want %s", text, got, want)
-		}
-	}
-	var many []string
-	for i := range 31 {
-		many = append(many, fmt.Sprintf("a-name-that-is-number-%d", i))
-	}
-	if got := DidYouMean("zzz", many); !bytes.HasSuffix([]byte(got), []byte("number-29 and 1 more")) {
-		t.Error(got)
-	}
-}
-
-func TestEdits(t *testing.T) {
-	for _, test := range []struct {
-		a, b string
-		want int
-	}{{"", "", 0}, {"", "ab", 2}, {"ab", "", 2}, {"ab", "ab", 0}, {"ab", "ba", 1}, {"abc", "axc", 1}, {"abc", "bc", 1}, {"ä", "a", 1}} {
-		if got := edits([]rune(test.a), []rune(test.b)); got != test.want {
-			t.Errorf("%q to %q: %d, want %d", test.a, test.b, got, test.want)
-		}
-	}
-}
-
 func TestCode(t *testing.T) {
 	for want, err := range map[int]error{
 		ExitOK: nil, ExitFailed: errors.New("x"), ExitUsage: fmt.Errorf("y: %w", Usagef("x")), ExitInterrupted: fmt.Errorf("x: %w", context.Canceled),

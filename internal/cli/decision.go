@@ -65,6 +65,8 @@ type Intervention struct {
 	Timeout   recourse.Duration `json:"timeout"`
 	Deadline  time.Time         `json:"deadline,omitzero"`
 	OnTimeout recourse.Action   `json:"onTimeout"`
+	// AnswerBy is who may answer, principals joined by commas; absent where only the broker's permissions decide.
+	AnswerBy string `json:"answerBy,omitzero"`
 }
 
 // Offline returns the view of a decision that nobody recorded.
@@ -106,7 +108,7 @@ func commandOf(rec *recourse.Record) *Command {
 	}
 	c := &Command{Verb: rec.Command.Verb, Scope: rec.Command.Scope, Attempt: rec.Command.Attempt}
 	if i := rec.Command.Intervention; i.ID != 0 {
-		c.Intervention = &Intervention{Allowed: i.Allowed, Timeout: recourse.Duration(i.Deadline.Sub(rec.At)), OnTimeout: i.OnTimeout}
+		c.Intervention = &Intervention{Allowed: i.Allowed, Timeout: recourse.Duration(i.Deadline.Sub(rec.At)), OnTimeout: i.OnTimeout, AnswerBy: i.AnswerBy}
 	}
 	return c
 }
@@ -190,7 +192,11 @@ func (i *Intervention) text() string {
 	if !i.Deadline.IsZero() {
 		until = "until " + Time(i.Deadline)
 	}
-	return fmt.Sprintf("%s one of %s, else %s", until, i.Allowed, i.OnTimeout)
+	by := ""
+	if i.AnswerBy != "" {
+		by = " by " + i.AnswerBy
+	}
+	return fmt.Sprintf("%s one of %s%s, else %s", until, i.Allowed, by, i.OnTimeout)
 }
 
 func effectText(e *recourse.Effect) []string {

@@ -152,9 +152,9 @@ func (d *decider) act(spec *ActionSpec, reason recourse.Reason) {
 	rec.Action, rec.Reason = spec.Action, reason
 	switch spec.Action {
 	case recourse.Retry:
-		d.retry(spec.Retry, reason)
+		d.retry(spec, reason)
 	case recourse.RetryStepGroup:
-		d.retryGroup(spec.Retry, reason)
+		d.retryGroup(spec, reason)
 	case recourse.ManualIntervention:
 		d.pause(spec.Intervention)
 	case recourse.StageRollback:
@@ -209,8 +209,8 @@ func (d *decider) supersede(covered func(*recourse.Wait) bool) {
 }
 
 // retry schedules a retry of the node, or commands it where there is nothing to wait for: a human's retry runs at once (R8, R9).
-func (d *decider) retry(policy *retry.Policy, reason recourse.Reason) {
-	rec := d.rec
+func (d *decider) retry(spec *ActionSpec, reason recourse.Reason) {
+	rec, policy := d.rec, spec.Retry
 	d.supersedeOwn()
 	if policy == nil || reason == recourse.HumanDecision {
 		d.retryNow(reason)
@@ -224,6 +224,19 @@ func (d *decider) retry(policy *retry.Policy, reason recourse.Reason) {
 	}
 	rec.Kind = recourse.KindRetryScheduled
 	d.wait(recourse.WaitRetry, time.Duration(rec.Delay))
+	if rec.Level == recourse.LevelStepGroup {
+		rec.Wait.Scope = d.group // what follows the last retry may roll it back
+	}
+	d.countRetry(spec, d.used()+1)
+}
+
+// countRetry says of a wait which retry it is for, 1-based, of how many, and what follows the last.
+func (d *decider) countRetry(spec *ActionSpec, number int) {
+	w := &d.rec.Wait
+	w.Retry, w.Of, w.Then = number, spec.Retry.Count, recourse.MarkAsFailure
+	if spec.OnRetryFailure != nil {
+		w.Then = spec.OnRetryFailure.Action
+	}
 }
 
 func (d *decider) retryAfter() time.Duration {
@@ -249,8 +262,8 @@ func (d *decider) retryNow(reason recourse.Reason) {
 }
 
 // retryGroup schedules a retry of the step group around the node, or commands it. What waits inside the group ends with that.
-func (d *decider) retryGroup(policy *retry.Policy, reason recourse.Reason) {
-	rec := d.rec
+func (d *decider) retryGroup(spec *ActionSpec, reason recourse.Reason) {
+	rec, policy := d.rec, spec.Retry
 	group := d.group
 	if group == "" {
 		rec.Action = recourse.MarkAsFailure // an answer where no group is around the node
@@ -272,6 +285,7 @@ func (d *decider) retryGroup(policy *retry.Policy, reason recourse.Reason) {
 	rec.Kind = recourse.KindGroupRetryScheduled
 	d.wait(recourse.WaitRetryGroup, delay)
 	rec.Wait.Scope = group
+	d.countRetry(spec, d.usedByGroup(group)+1)
 }
 
 func (d *decider) retryGroupNow(group string, reason recourse.Reason) {
@@ -285,9 +299,9 @@ func (d *decider) retryGroupNow(group string, reason recourse.Reason) {
 func (d *decider) pause(spec *InterventionSpec) {
 	rec := d.rec
 	d.supersedeOwn()
-	timeout, allowed, onTimeout := DefaultInterventionTimeout, recourse.DefaultInterventionActions, recourse.MarkAsFailure
+	timeout, allowed, onTimeout, by := DefaultInterventionTimeout, recourse.DefaultInterventionActions, recourse.MarkAsFailure, ""
 	if spec != nil {
-		timeout, allowed = min(spec.Timeout, recourse.MaxWait), spec.Allowed
+		timeout, allowed, by = min(spec.Timeout, recourse.MaxWait), spec.Allowed, spec.AnswerBy
 		if spec.OnTimeout != nil {
 			onTimeout = spec.OnTimeout.Action
 		}
@@ -296,13 +310,13 @@ func (d *decider) pause(spec *InterventionSpec) {
 		allowed &^= rollbacks // a rollback does not roll back (R5)
 	}
 	d.wait(recourse.WaitIntervention, timeout)
-	rec.Wait.Scope, rec.Wait.Allowed, rec.Wait.OnTimeout = "", allowed, onTimeout
+	rec.Wait.Scope, rec.Wait.Allowed, rec.Wait.OnTimeout, rec.Wait.AnswerBy = "", allowed, onTimeout, by
 	if rec.Level == recourse.LevelStepGroup {
 		rec.Wait.Scope = d.group
 	}
 	d.command(rec.Path)
 	rec.Command.Intervention = recourse.Intervention{
-		ID: rec.Version, Allowed: allowed, Deadline: rec.Wait.DueAt, OnTimeout: onTimeout,
+		ID: rec.Version, Allowed: allowed, Deadline: rec.Wait.DueAt, OnTimeout: onTimeout, AnswerBy: by,
 	}
 }
 

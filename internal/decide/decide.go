@@ -203,6 +203,10 @@ func (d *decider) answer() {
 	case w == nil || w.Kind != recourse.WaitIntervention:
 		d.refuse(closedDetail(d.state, a.Intervention))
 		return
+	case d.in.Principal != "" && !recourse.MayAnswer(w.AnswerBy, d.in.Principal): // a simulation has no principals
+		rec.Node, rec.Attempt = w.Node, w.Attempt
+		d.refuse(fmt.Sprintf("%s may not answer here; who may: %s (R9)", d.in.Principal, w.AnswerBy))
+		return
 	case !w.Allowed.Has(a.Action):
 		rec.Node, rec.Attempt = w.Node, w.Attempt
 		d.refuse(fmt.Sprintf("%s is not allowed here; allowed are %s (R9)", a.Action, w.Allowed))
@@ -221,16 +225,16 @@ func (d *decider) refuse(detail string) {
 func closedDetail(s *recourse.State, id uint64) string {
 	for i := range s.Interventions {
 		c := &s.Interventions[i]
-		if c.ID != id {
+		if c.ID != id || c.Do != 0 {
 			continue
 		}
 		switch c.Reason {
 		case recourse.HumanDecision:
-			return fmt.Sprintf("already answered: %s by %s in record %d (R9)", c.Action, c.Who, c.Version)
+			return fmt.Sprintf("already answered: %s by %s in record %d at %s (R9)", c.Action, c.Who, c.Version, clock(c.At))
 		case recourse.InterventionTimedOut:
-			return fmt.Sprintf("already timed out: %s in record %d (R9)", c.Action, c.Version)
+			return fmt.Sprintf("already timed out: %s in record %d at %s (R9)", c.Action, c.Version, clock(c.At))
 		default:
-			return fmt.Sprintf("superseded by record %d (R11)", c.Version)
+			return fmt.Sprintf("superseded by record %d at %s (R11)", c.Version, clock(c.At))
 		}
 	}
 	return fmt.Sprintf("no intervention %d is known in this execution (R9)", id)

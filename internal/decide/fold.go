@@ -127,14 +127,17 @@ func endWait(s *recourse.State, version uint64, rec *recourse.Record) {
 		if s.Waits[i].Version != version {
 			continue
 		}
-		if s.Waits[i].Kind == recourse.WaitIntervention {
-			closed := recourse.ClosedIntervention{ID: version, Version: rec.Version, Reason: recourse.Superseded}
-			if version == rec.Ends {
-				closed.Reason, closed.Action = recourse.InterventionTimedOut, rec.Action
-				if a := rec.Input.Answer; a != nil {
-					closed.Reason, closed.Who = recourse.HumanDecision, a.Who
-				}
+		closed := recourse.ClosedIntervention{ID: version, Version: rec.Version, At: rec.At, Reason: recourse.Superseded}
+		if version == rec.Ends {
+			closed.Reason, closed.Action = recourse.InterventionTimedOut, rec.Action
+			if a := rec.Input.Answer; a != nil {
+				closed.Reason, closed.Who = recourse.HumanDecision, a.Who
 			}
+			if c := rec.Input.Control; c != nil {
+				closed.Reason, closed.Who, closed.Do = recourse.HumanDecision, c.Who, c.Do
+			}
+		}
+		if s.Waits[i].Kind == recourse.WaitIntervention || closed.Do != 0 {
 			s.Interventions = append(s.Interventions, closed)
 		}
 		s.Waits = slices.Delete(s.Waits, i, i+1)

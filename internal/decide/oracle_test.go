@@ -48,7 +48,7 @@ type verdict struct {
 	result  decide.Result
 	version int // that a repeat repeats, or that is too early
 
-	kind     string // "failure", "answer", "due", "lifecycle"
+	kind     string // "failure", "answer", "control", "due", "lifecycle"
 	node     string
 	rollback bool
 	attempt  int
@@ -71,6 +71,7 @@ type verdict struct {
 	due       time.Time
 	then      *oracleAction
 	allowed   []recourse.Action
+	retry, of int    // which retry it waits for
 	group     string // the group its strategy means
 
 	ends      int
@@ -320,7 +321,7 @@ func (o *oracle) carryOut(v *verdict, do *oracleAction, retryAfter time.Duration
 		return
 	}
 	for _, p := range o.pending() {
-		runsAgain := p.waits == recourse.WaitRetryGroup && contains(p.waitScope, v.node)
+		runsAgain := p.waits == recourse.WaitRetryGroup && contains(p.waitScope, v.node) && o.versionOf(p) != v.ends // not one that is given up
 		wantsToo := do.action == recourse.Retry || do.action == recourse.ManualIntervention || do.action == recourse.RetryStepGroup && contains(p.waitScope, v.group)
 		if runsAgain && wantsToo {
 			o.plain(v, recourse.Superseded, "superseded")
@@ -384,6 +385,7 @@ func (o *oracle) do(v *verdict, do *oracleAction, retryAfter time.Duration, huma
 		}
 		if v.delay > 0 {
 			v.plain, v.waits, v.due = plain, kind, o.now.Add(v.delay)
+			v.retry, v.of, v.then = used+1, do.count, do.then
 			v.waitScope = ""
 			if kind == recourse.WaitRetryGroup {
 				v.waitScope = v.group
@@ -538,6 +540,57 @@ func (o *oracle) due(version int) *verdict {
 		return v
 	}
 	return &verdict{result: decide.NotWaiting}
+}
+
+// control is R8 by hand: the retry that waits runs now, waits again, or is followed by what follows the last one.
+func (o *oracle) control(key, digest string, wait int, do recourse.ControlVerb, by time.Duration) *verdict {
+	v := &verdict{result: decide.Decided, kind: "control", key: key, digest: digest}
+	for i, r := range o.records {
+		if r.kind == "control" && r.key == key {
+			if r.digest == digest {
+				return &verdict{result: decide.Repeated, version: i + 1}
+			}
+			v.reason = recourse.Conflicting
+		}
+	}
+	var pending *verdict
+	for _, p := range o.pending() {
+		if p.waits != recourse.WaitIntervention && o.versionOf(p) == wait {
+			pending = p
+		}
+	}
+	switch {
+	case v.reason == recourse.Conflicting:
+		o.plain(v, recourse.Conflicting, "conflicting")
+	case pending == nil:
+		o.plain(v, recourse.AnswerRefused, "refused")
+	default:
+		o.goOn(v, pending)
+		v.reason = recourse.HumanDecision
+		group := pending.waits == recourse.WaitRetryGroup
+		v.action = recourse.Retry
+		if group {
+			v.action = recourse.RetryStepGroup
+		}
+		switch {
+		case do == recourse.Cancel && pending.then == nil:
+			o.carryOut(v, &oracleAction{action: recourse.MarkAsFailure}, 0)
+		case do == recourse.Cancel:
+			o.carryOut(v, pending.then, 0)
+		case do == recourse.Postpone:
+			v.plain, v.delay, v.due = "retry-postponed", by, o.now.Add(by)
+			v.waits, v.waitScope, v.retry, v.of, v.then = pending.waits, pending.waitScope, pending.retry, pending.of, pending.then
+			o.effect(v)
+		case group:
+			v.verb, v.scope = "retry-group", pending.waitScope
+			o.effect(v)
+		default:
+			v.verb, v.scope, v.nextAttempt = "retry", pending.node, pending.attempt+1
+			o.effect(v)
+		}
+	}
+	o.records = append(o.records, v)
+	return v
 }
 
 func (o *oracle) lifecycle(key string) *verdict {

@@ -80,6 +80,8 @@ type InterventionSpec struct {
 	OnTimeout *ActionSpec
 	// Allowed are the answers it takes.
 	Allowed recourse.Actions
+	// AnswerBy is who may answer; see [recourse.MayAnswer].
+	AnswerBy string
 }
 
 // DefaultInterventionTimeout is how long an intervention stays open when its strategy does not say (R9).

@@ -132,7 +132,7 @@ func drawAction(d draws, rollback bool, place string) *oracleAction {
 		if d(2) == 0 {
 			a.allowed = nil
 			for x := recourse.Ignore; x <= recourse.ProceedWithDefaultValues; x++ {
-				if d(2) == 0 {
+				if d(2) == 0 && x != recourse.ManualIntervention { // which no pipeline can allow
 					a.allowed = append(a.allowed, x)
 				}
 			}
@@ -160,7 +160,7 @@ func play(t tester, d draws, o *oracle, inputs int, compare func(want *verdict, 
 		o.now = o.now.Add(time.Duration(d(3)) * 10 * time.Second)
 		var in *decide.Input
 		var want *verdict
-		switch kind := d(16); {
+		switch kind := d(18); {
 		case kind < 8:
 			f := &recourse.Failure{}
 			f.Path = one(d, paths...)
@@ -213,6 +213,20 @@ func play(t tester, d draws, o *oracle, inputs int, compare func(want *verdict, 
 				}
 			}
 			in, want = c.due(version), o.due(int(version))
+		case d(3) > 0:
+			k := &recourse.Control{Why: "so", Who: "jane", Wait: uint64(1 + d(len(o.records)+2))}
+			if waits := c.head.State.Waits; d(4) > 0 && len(waits) > 0 {
+				k.Wait = one(d, waits...).Version
+			}
+			k.Do = one(d, recourse.RunNow, recourse.Postpone, recourse.Cancel)
+			if k.Do == recourse.Postpone {
+				k.For = recourse.Duration(time.Duration(1+d(3)) * 10 * time.Second)
+			}
+			if d(4) == 0 {
+				k.ID = one(d, "x", "y")
+			}
+			in = c.control(k)
+			want = o.control(in.Key, in.Digest, int(k.Wait), k.Do, time.Duration(k.For))
 		case d(4) == 0:
 			l := &recourse.Lifecycle{Event: one(d, recourse.Finished, recourse.Aborted)}
 			in, want = c.lifecycle(l), o.lifecycle(l.Key())
@@ -252,9 +266,20 @@ func describeVerdict(v *verdict) string {
 	if v.waits != 0 {
 		due = v.due.Sub(epoch)
 	}
-	return fmt.Sprintf("%s %v #%d: %s %s [%s] of %s %q; %s %q as %d; delay %s, waits %s %q until %s for %v; ends %d, cancels %v; %s %s %v %v",
+	return fmt.Sprintf("%s %v #%d: %s %s [%s] of %s %q; %s %q as %d; delay %s, waits %s %q until %s for %v, retry %d of %d then %s; ends %d, cancels %v; %s %s %v %v",
 		v.node, v.rollback, v.attempt, v.action, v.reason, v.plain, v.level, v.strategy, v.verb, v.scope, v.nextAttempt,
-		v.delay, v.waits, groupScope(v.waits, v.waitScope), due, recourse.ActionsOf(v.allowed...), v.ends, v.cancelled, v.status, v.stage, v.runs, v.failed)
+		v.delay, v.waits, groupScope(v.waits, v.waitScope), due, recourse.ActionsOf(v.allowed...), v.retry, v.of, v.afterRetries(), v.ends, v.cancelled, v.status, v.stage, v.runs, v.failed)
+}
+
+// afterRetries is what the wait of a retry says about what follows the last one.
+func (v *verdict) afterRetries() recourse.Action {
+	switch {
+	case v.of == 0:
+		return 0
+	case v.then == nil:
+		return recourse.MarkAsFailure
+	}
+	return v.then.action
 }
 
 func groupScope(kind recourse.WaitKind, scope string) string {
@@ -272,9 +297,9 @@ func describeRecord(r *recourse.Record, result decide.Result, version uint64) st
 	if r.Wait.Version != 0 {
 		due = r.Wait.DueAt.Sub(epoch)
 	}
-	return fmt.Sprintf("%s %v #%d: %s %s [%s] of %s %q; %s %q as %d; delay %s, waits %s %q until %s for %v; ends %d, cancels %v; %s %s %v %v",
+	return fmt.Sprintf("%s %v #%d: %s %s [%s] of %s %q; %s %q as %d; delay %s, waits %s %q until %s for %v, retry %d of %d then %s; ends %d, cancels %v; %s %s %v %v",
 		r.Path, r.Section == recourse.RollbackSteps, r.Attempt, r.Action, r.Reason, r.Kind, r.Level, r.Strategy, r.Command.Verb, r.Command.Scope,
-		r.Command.Attempt, r.Delay, r.Wait.Kind, groupScope(r.Wait.Kind, r.Wait.Scope), due, r.Wait.Allowed, r.Ends, r.Cancelled, r.Effect.Node, r.Effect.Stage,
+		r.Command.Attempt, r.Delay, r.Wait.Kind, groupScope(r.Wait.Kind, r.Wait.Scope), due, r.Wait.Allowed, r.Wait.Retry, r.Wait.Of, r.Wait.Then, r.Ends, r.Cancelled, r.Effect.Node, r.Effect.Stage,
 		r.Effect.Runs, r.Effect.PipelineFailed)
 }
 

@@ -81,7 +81,7 @@ func parseAction(words *[]string) (*decide.ActionSpec, error) {
 		}
 	case recourse.ManualIntervention:
 		i := &decide.InterventionSpec{Timeout: decide.DefaultInterventionTimeout, Allowed: recourse.DefaultInterventionActions}
-		if len(*words) > 0 && (*words)[0] != "allow" && (*words)[0] != "then" {
+		if len(*words) > 0 && (*words)[0] != "allow" && (*words)[0] != "by" && (*words)[0] != "then" {
 			i.Timeout = span(next())
 		}
 		if peek("allow") {
@@ -93,6 +93,9 @@ func parseAction(words *[]string) (*decide.ActionSpec, error) {
 				}
 				i.Allowed |= recourse.ActionsOf(a)
 			}
+		}
+		if peek("by") {
+			i.AnswerBy = next()
 		}
 		if peek("then") {
 			if i.OnTimeout, err = parseAction(words); err != nil {

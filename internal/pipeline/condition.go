@@ -15,6 +15,7 @@ import (
 
 	"github.com/recourse-dev/recourse"
 	"github.com/recourse-dev/recourse/internal/decide"
+	"github.com/recourse-dev/recourse/internal/nearest"
 )
 
 // The bounds of a condition.
@@ -70,6 +71,9 @@ func compileCondition(text string) (_ *condition, err error) {
 	}()
 	if len(text) > maxConditionLength {
 		return nil, &conditionError{0, fmt.Sprintf("a condition has at most %d bytes, this one has %d", maxConditionLength, len(text))}
+	}
+	if strings.TrimSpace(text) == "" {
+		return nil, &conditionError{0, "the condition is empty"}
 	}
 	source, err := translate(text)
 	if err != nil {
@@ -133,7 +137,7 @@ func translate(text string) (string, error) {
 			name, isStep := strings.CutPrefix(text[i:i+end], yamlPrefix)
 			if !isStep || !isConditionName(name) {
 				message := fmt.Sprintf("a condition does not know %s, it knows <+step.%s>", quote(text[i:i+end+1]), strings.Join(conditionNames, ">, <+step."))
-				if near := nearest(name, conditionNames); near != "" && isStep {
+				if near := nearest.Name(name, conditionNames); near != "" && isStep {
 					message += "; did you mean <+step." + near + ">?"
 				}
 				return "", &conditionError{i, message}
@@ -230,7 +234,7 @@ func (g *gate) errorName(n *ast.BinaryNode) {
 		}
 		switch t, err := recourse.ParseErrorType(name.Value); {
 		case err != nil:
-			g.refuse(name, fmt.Sprintf("unknown error type %s: %s", quote(name.Value), didYouMean(name.Value, recourse.ErrorTypeNames())))
+			g.refuse(name, fmt.Sprintf("unknown error type %s: %s", quote(name.Value), nearest.Hint(name.Value, recourse.ErrorTypeNames())))
 		case t == recourse.AllErrors:
 			g.refuse(name, "no failure has the type AllErrors: it stands for any")
 		}

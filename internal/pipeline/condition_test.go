@@ -56,7 +56,8 @@ func TestConditionErrors(t *testing.T) {
 		message string
 		offset  int
 	}{
-		{"", "", 0},
+		{"", "is empty", 0},
+		{" \t", "is empty", 0},
 		{"<+step.exitCode>", "expected bool", 0},
 		{"<+step.exitCode> == 'x'", "mismatched types", 17},
 		{"<+step.exitcode> == 1", "did you mean <+step.exitCode>?", 0},

@@ -13,15 +13,16 @@ import (
 // policy of a retry.
 func TestImports(t *testing.T) {
 	allowed := map[string]bool{
-		"github.com/recourse-dev/recourse":                 true,
-		"github.com/recourse-dev/recourse/internal/decide": true,
-		"github.com/recourse-dev/recourse/internal/retry":  true,
-		"go.yaml.in/yaml/v4":                               true,
-		"github.com/expr-lang/expr":                        true,
-		"github.com/expr-lang/expr/ast":                    true,
-		"github.com/expr-lang/expr/file":                   true,
-		"github.com/expr-lang/expr/parser":                 true,
-		"github.com/expr-lang/expr/vm":                     true,
+		"github.com/recourse-dev/recourse":                  true,
+		"github.com/recourse-dev/recourse/internal/decide":  true,
+		"github.com/recourse-dev/recourse/internal/nearest": true,
+		"github.com/recourse-dev/recourse/internal/retry":   true,
+		"go.yaml.in/yaml/v4":                                true,
+		"github.com/expr-lang/expr":                         true,
+		"github.com/expr-lang/expr/ast":                     true,
+		"github.com/expr-lang/expr/file":                    true,
+		"github.com/expr-lang/expr/parser":                  true,
+		"github.com/expr-lang/expr/vm":                      true,
 	}
 	for _, std := range []string{"bytes", "cmp", "errors", "fmt", "io", "io/fs", "math", "path", "regexp", "regexp/syntax", "slices", "strconv", "strings", "time", "unicode", "unicode/utf8"} {
 		allowed[std] = true

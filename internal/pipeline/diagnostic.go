@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
-	"strings"
 	"unicode/utf8"
 )
 
@@ -165,54 +164,4 @@ func quote(text string) string {
 		text = text[:n] + "…"
 	}
 	return fmt.Sprintf("%q", text)
-}
-
-// nearest returns the name that somebody most likely meant, "" where none is close: one that begins the text or that the text
-// begins (AuthenticationError, Auth), else the one with the fewest edits, up to a third of its length.
-func nearest(text string, names []string) string {
-	if len(text) < 3 || len(text) > 64 {
-		return ""
-	}
-	text = strings.ToLower(text)
-	best, distance := "", 0
-	for _, name := range names {
-		lower := strings.ToLower(name)
-		d := edits(text, lower)
-		if strings.HasPrefix(text, lower) || strings.HasPrefix(lower, text) {
-			d = min(d, 2)
-		}
-		if d <= max(2, len(name)/3) && (best == "" || d < distance) {
-			best, distance = name, d
-		}
-	}
-	return best
-}
-
-// edits is the Levenshtein distance in bytes.
-func edits(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			cost := diagonal
-			if a[i] != b[j] {
-				cost++
-			}
-			diagonal = row[j+1]
-			row[j+1] = min(cost, row[j]+1, diagonal+1)
-		}
-	}
-	return row[len(b)]
-}
-
-// didYouMean is the fix for a name nobody knows.
-func didYouMean(text string, names []string) string {
-	if name := nearest(text, names); name != "" {
-		return "did you mean " + name + "?"
-	}
-	return "known are " + strings.Join(names, ", ")
 }

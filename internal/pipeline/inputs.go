@@ -12,6 +12,9 @@ type Inputs struct {
 	of       []*cursor // the identifiers of the pipelines that they say they are for
 }
 
+// maxLaid is how many values may be looked at to lay inputs over each other.
+const maxLaid = 5 * MaxValues
+
 // InputFile is a file with inputs, by the name that diagnostics use.
 type InputFile struct {
 	Name string
@@ -62,6 +65,7 @@ func LoadInputs(files []InputFile) (*Inputs, Diagnostics) {
 		}
 	}
 	in := &Inputs{}
+	work := 0 // an overlay may list a set any number of times
 	add := func(layer *cursor) {
 		if id := layer.get("identifier"); id.scalarText() != "" && !slices.ContainsFunc(in.of, func(c *cursor) bool { return c.value == id.value }) {
 			in.of = append(in.of, id)
@@ -71,7 +75,9 @@ func LoadInputs(files []InputFile) (*Inputs, Diagnostics) {
 			in.pipeline = layer
 		case in.pipeline.size+layer.size > MaxValues:
 			found.report(SeverityError, "yaml-limits", layer.place(), layer.path(), fmt.Sprintf("the inputs have more than %d values together", MaxValues), "")
+		case work > maxLaid: // said below
 		default:
+			work += in.pipeline.size + layer.size
 			in.pipeline = &cursor{value: lay(in.pipeline.value, layer.value), key: "pipeline", up: &cursor{value: &value{kind: mapping}}}
 		}
 	}
@@ -93,6 +99,9 @@ func LoadInputs(files []InputFile) (*Inputs, Diagnostics) {
 			}
 			found.report(SeverityError, "input-set-unresolved", at.place(), at.path(), fmt.Sprintf("the overlay lists input set %s, and no file has it", quote(at.scalarText())), "give its file with --inputs, too")
 		}
+	}
+	if work > maxLaid {
+		found.report(SeverityError, "yaml-limits", in.pipeline.place(), in.pipeline.path(), "too many inputs are laid over each other", "")
 	}
 	return in, found.sorted()
 }

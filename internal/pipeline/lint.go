@@ -3,6 +3,8 @@ package pipeline
 import (
 	"fmt"
 	"math"
+	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -13,8 +15,9 @@ import (
 
 // The thresholds of lint.
 const (
-	manyRetries = 10 // more retries than these are reported
-	manyRuns    = 12 // so is a product of step and group retries above this
+	manyRetries  = 10 // more retries than these are reported
+	manyMultiply = 12 // so is a product of step and group retries above this
+	manyRuns     = 30 // and so are more executions, which that product misses where retries stand on three levels: 3, 2 and 2 are 4·3·3
 )
 
 // authTypes are the errors that running again does not mend.
@@ -239,17 +242,27 @@ func (l *loader) lintRetryAfterRejection(e *element, s *strategy) {
 	if s.Do.Action != recourse.Retry && s.Do.Action != recourse.RetryStepGroup || s.Do.Retry.Count == 0 {
 		return
 	}
-	explicit := s.listed(recourse.ApprovalRejection)
-	implicit := s.listed(recourse.AllErrors) && approvalSteps[e.kind]
+	implicit := s.listed(recourse.AllErrors)
 	for _, earlier := range e.strategies {
 		if earlier == s {
 			break
 		}
-		implicit = implicit && !(earlier.always() && earlier.listed(recourse.ApprovalRejection))
+		implicit = implicit && !(earlier.always() && (earlier.listed(recourse.ApprovalRejection) || earlier.listed(recourse.AllErrors)))
 	}
-	if explicit || implicit {
+	if s.listed(recourse.ApprovalRejection) || implicit && asks(e, e) {
 		l.warn(s.errors, "retry-after-rejection", "a rejected approval is asked for again", "decide ApprovalRejection by another strategy, before this one")
 	}
+}
+
+// asks reports whether e is an approval, or has one in it whose rejection no strategy below outer decides (R2, R5).
+func asks(outer, e *element) bool {
+	if e.level == recourse.LevelStep && !approvalSteps[e.kind] ||
+		e != outer && e.leaves(recourse.ErrorTypesOf(recourse.ApprovalRejection)) == 0 || e != outer && (e.unresolved || e.broken) {
+		return false
+	}
+	return e.level == recourse.LevelStep || slices.ContainsFunc(e.children, func(child *element) bool {
+		return child.node.Section == outer.node.Section && asks(outer, child)
+	})
 }
 
 // lintRetryStepGroup: only a step group can be run again as one.
@@ -310,8 +323,8 @@ func (l *loader) lintDefaultValues(s *strategy) {
 	}
 }
 
-// lintGroupRetries: step retries multiply with the retries of each group around them, since a group's retry starts the counters
-// inside it again.
+// lintGroupRetries: step retries multiply with the retries of each group around them, and those with each other, since a group's retry
+// starts the counters inside it again.
 func (l *loader) lintGroupRetries(e *element) {
 	at, retries := groupRetry(e)
 	if retries == 0 || e.parent != nil && outerGroupRetry(e.parent) {
@@ -319,14 +332,14 @@ func (l *loader) lintGroupRetries(e *element) {
 	}
 	var worst worstCase
 	worst.walk(e)
-	if worst.product <= manyRuns {
+	if worst.product <= manyMultiply && worst.runs <= manyRuns {
 		return
 	}
 	of := ""
 	if worst.step.timeout == 0 {
 		of = " of waiting alone"
 	}
-	l.warn(at.action, "retries-multiply", fmt.Sprintf("step and group retries multiply: up to %d executions, %s%s, of %s", worst.runs, span(worst.time), of, quote(worst.step.node.Path)), "retry on one level only, or less often")
+	l.warn(at.action, "retries-multiply", fmt.Sprintf("step and group retries multiply, %s: up to %d executions, %s%s, of %s", worst.factors, worst.runs, span(worst.time), of, quote(worst.step.node.Path)), "retry on one level only, or less often")
 }
 
 // groupRetry returns the RetryStepGroup of a group with the most retries.
@@ -352,11 +365,12 @@ func outerGroupRetry(e *element) bool {
 	return false
 }
 
-// worstCase is the step that is run most often.
+// worstCase is the step that is run most often. The zero value is none.
 type worstCase struct {
 	step          *element
-	product, runs int
-	time          time.Duration
+	product, runs int           // of the retries, and of the runs that they make
+	factors       string        // of runs, innermost first: 4·3·3
+	time          time.Duration // of all runs and waits
 }
 
 // walk looks at the steps below e whose failures the groups around them decide.
@@ -390,16 +404,23 @@ func (w *worstCase) weigh(step *element) {
 			break
 		}
 	}
-	if own == nil || own.Count == 0 || len(groups) == 0 {
+	policies := groups
+	if own != nil && own.Count > 0 {
+		policies = append([]*retry.Policy{own}, groups...)
+	}
+	if len(groups) == 0 || len(policies) < 2 {
 		return
 	}
 	sum := worstCase{step: step, product: 1, runs: 1, time: step.timeout}
-	for _, p := range append([]*retry.Policy{own}, groups...) {
+	var factors []string
+	for _, p := range policies {
 		sum.product = min(sum.product*p.Count, 1<<30)
 		sum.runs = min(sum.runs*(p.Count+1), 1<<30)
 		sum.time = saturate(sum.time, p.Count+1, totalWait(p))
+		factors = append(factors, strconv.Itoa(p.Count+1))
 	}
-	if sum.product > w.product {
+	sum.factors = strings.Join(factors, "·")
+	if sum.runs > w.runs {
 		*w = sum
 	}
 }

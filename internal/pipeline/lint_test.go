@@ -19,6 +19,15 @@ func TestLint(t *testing.T) {
 		  steps: [{step: {identifier: a, timeout: 3m, failureStrategies: %s}}], failureStrategies: %s}}]}}}}]}}`,
 			list(one("Timeout", retryDo(inner, ", retryIntervals: [10s]"))), list(one("Connectivity", group(outer))))
 	}
+	nested := func(outer, inner int) string {
+		return fmt.Sprintf(`{pipeline: {identifier: p, stages: [{stage: {identifier: s, type: Custom, spec: {execution: {steps: [{stepGroup: {identifier: g,
+		  steps: [{stepGroup: {identifier: h, steps: [{step: {identifier: a}}], failureStrategies: %s}}], failureStrategies: %s}}]}}}}]}}`,
+			list(one("Timeout", group(inner))), list(one("Connectivity", group(outer))))
+	}
+	approvals := func(onStep string, onStage ...string) string { // a stage around an approval
+		return fmt.Sprintf(`{pipeline: {identifier: p, stages: [{stage: {identifier: s, type: Approval, failureStrategies: %s, spec: {execution: {
+		  steps: [{step: {identifier: a, type: JiraApproval, failureStrategies: [%s]}}]}}}}]}}`, list(onStage...), onStep)
+	}
 	timed := func(stage, step, strategy string) string {
 		return fmt.Sprintf(`{pipeline: {identifier: p, stages: [{stage: {identifier: s, type: Custom, timeout: %s, spec: {execution: {
 		  steps: [{step: {identifier: a, timeout: %s, failureStrategies: [%s]}}]}}}}]}}`, stage, step, strategy)
@@ -96,6 +105,9 @@ func TestLint(t *testing.T) {
 		{"retry-after-rejection", in(onStep, one("AllErrors", retryDo(1, ""))), documented, ""},
 		{"retry-after-rejection", approval(one("AllErrors", retryDo(1, ""))), documented, "warning"},
 		{"retry-after-rejection", approval(one("ApprovalRejection", do("Abort")), one("AllErrors", retryDo(1, ""))), documented, ""},
+		{"retry-after-rejection", approvals("", one("AllErrors", retryDo(1, ""))), documented, "warning"},
+		{"retry-after-rejection", approvals("", one("ApprovalRejection", do("Abort")), one("AllErrors", retryDo(1, ""))), documented, ""},
+		{"retry-after-rejection", approvals(one("ApprovalRejection", do("Abort")), one("AllErrors", retryDo(1, ""))), documented, ""},
 
 		{"retry-group-misplaced", in(onStep, one("Timeout", group(1))), documented, "warning"},
 		{"retry-group-misplaced", in(onStage, one("Timeout", group(1))), documented, "warning"},
@@ -121,6 +133,9 @@ func TestLint(t *testing.T) {
 		{"retries-multiply", groups(3, 4), documented, ""}, // 12 is the bound
 		{"retries-multiply", groups(13, 1), documented, "warning"},
 		{"retries-multiply", groups(0, 10), documented, ""},
+		{"retries-multiply", nested(4, 4), documented, "warning"}, // groups alone
+		{"retries-multiply", nested(3, 4), documented, ""},
+		{"retries-multiply", nested(0, 20), documented, ""},
 
 		{"nothing-to-roll-back", bare(one("Timeout", do("StageRollback"))), documented, "warning"},
 		{"nothing-to-roll-back", bare(one("Timeout", do("StepGroupRollback"))), documented, "warning"},
@@ -182,7 +197,7 @@ func TestWorstCaseMessage(t *testing.T) {
 		list(one("Unknown", "{type: RetryStepGroup, spec: {retryCount: 3}}")))
 	_, ds := load(t, yaml, documented)
 	// 3 runs of 3m and 2 waits of 30s make 10m; 4 of these and 3 waits of 1m make 43m; 4 of these make 172m.
-	const want = `step and group retries multiply: up to 48 executions, 2h52m, of "s/g/h/a"`
+	const want = `step and group retries multiply, 3·4·4: up to 48 executions, 2h52m, of "s/g/h/a"`
 	if len(ds) != 1 || ds[0].Message != want {
 		t.Errorf("got %v, want %s", ds, want)
 	}

@@ -431,8 +431,11 @@ func (r *resolver) expand(at *cursor, within *use) *value {
 // body puts templates in place in a node and below it.
 func (r *resolver) body(at *cursor, kind string, within *use) *value {
 	ref := at.get("template")
-	if ref.is(mapping) && ref.get("templateRef") != nil {
+	switch {
+	case ref.is(mapping) && ref.get("templateRef") != nil:
 		return r.put(at, ref, kind, within)
+	case !ref.missing():
+		r.say(SeverityError, ref, "template-unresolved", "which template this is, is not said", "write template: {templateRef: …}")
 	}
 	if kind == "Stage" && at.get("type").scalarText() == "Pipeline" {
 		return at.value // what is below are the inputs of another pipeline

@@ -271,6 +271,7 @@ func TestResolveReferences(t *testing.T) {
 		{"missing", "templateRef: y, versionLabel: v1", versions, "", []string{"error template-unresolved"}},
 		{"no name", "templateRef: , versionLabel: v1", versions, "", []string{"error template-unresolved"}},
 		{"open name", "templateRef: <+input>, versionLabel: v1", versions, "", []string{"error template-unresolved"}},
+		{"no reference", "versionLabel: v1", versions, "", []string{"error template-unresolved"}},
 		{"project", "templateRef: x, versionLabel: v1", scopes, "3m", nil},
 		{"org", "templateRef: org.x, versionLabel: v1", scopes, "2m", nil},
 		{"account", "templateRef: account.x, versionLabel: v1", scopes, "1m", nil},
@@ -653,6 +654,14 @@ func same(a, b *value) bool {
 		slices.EqualFunc(a.items, b.items, same)
 }
 
+func numbered(n int) []string {
+	names := make([]string, n)
+	for i := range names {
+		names[i] = fmt.Sprintf("k%d", i)
+	}
+	return names
+}
+
 // TestResolveBombs: templates that multiply end in a diagnostic, and soon.
 func TestResolveBombs(t *testing.T) {
 	var doubling []string
@@ -675,6 +684,9 @@ func TestResolveBombs(t *testing.T) {
 		{"too deep", usesSteps(step), []string{deep}, nil},
 		{"too long", usesSteps(strings.Repeat(step, 1000)), []string{long}, nil},
 		{"inputs that multiply", "pipeline: {identifier: p, x: &x [" + strings.Repeat("<+input>,", 1000) + "]}", nil, []string{"pipeline: {x: [" + strings.Repeat("["+strings.Repeat("1,", 190)+"],", 1000) + "]}", "pipeline: {y: [" + strings.Repeat("1,", 100_000) + "]}"}},
+		{"one input set many times", usesSteps(""), nil, []string{
+			"inputSet: {identifier: a, pipeline: {y: {" + strings.Join(numbered(20_000), ": 1, ") + ": 1}}}",
+			"overlayInputSet: {inputSetReferences: [" + strings.Repeat("a,", 100_000) + "]}"}},
 		{"many values of one input", "pipeline: {identifier: p, x: &x '<+input>.regex(" + strings.Repeat("(a|b)*", 1000) + ")', y: [" + strings.Repeat("*x,", 5000) + "]}", nil, []string{"pipeline: {y: [" + strings.Repeat(strings.Repeat("ab", 100)+",", 3000) + "]}"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -11,6 +11,7 @@ import (
 
 	"github.com/recourse-dev/recourse"
 	"github.com/recourse-dev/recourse/internal/decide"
+	"github.com/recourse-dev/recourse/internal/nearest"
 	"github.com/recourse-dev/recourse/internal/retry"
 )
 
@@ -91,7 +92,7 @@ func (l *loader) strategy(e *element, at *cursor, index int) {
 func (l *loader) nearKey(at *cursor, want string) string {
 	if at.is(mapping) {
 		for _, e := range at.entries {
-			if nearest(e.key, []string{want}) != "" {
+			if nearest.Name(e.key, []string{want}) != "" {
 				return fmt.Sprintf("did you mean %s instead of %s?", want, quote(e.key))
 			}
 		}
@@ -139,7 +140,7 @@ func (l *loader) errorType(e *element, s *strategy, at *cursor) {
 		l.warn(at, "old-error-type", "AnyOther is an old name of AllErrors and is read as that", "write AllErrors")
 		s.Errors = s.Errors.Add(recourse.AllErrors)
 	case err != nil:
-		l.fail(at, "unknown-error-type", "unknown error type "+quote(name), didYouMean(name, recourse.ErrorTypeNames()))
+		l.fail(at, "unknown-error-type", "unknown error type "+quote(name), nearest.Hint(name, recourse.ErrorTypeNames()))
 	default:
 		s.Errors = s.Errors.Add(t)
 	}
@@ -188,7 +189,7 @@ func (l *loader) action(e *element, s *strategy, at, holder *cursor, where nesti
 	}
 	action, err := recourse.ParseAction(strings.TrimSpace(kind.text))
 	if err != nil {
-		l.fail(kind, "unknown-action", "unknown action "+quote(kind.text), didYouMean(kind.text, recourse.ActionNames()))
+		l.fail(kind, "unknown-action", "unknown action "+quote(kind.text), nearest.Hint(kind.text, recourse.ActionNames()))
 		return none, false
 	}
 	do := decide.ActionSpec{Action: action}
@@ -408,7 +409,7 @@ func (l *loader) backoff(c *cursor) (*retry.Backoff, bool) {
 	b, ok := &retry.Backoff{Multiplier: defaultMultiplier}, true
 	for _, e := range c.entries {
 		if known := []string{"initial", "multiplier", "max", "jitter"}; !slices.Contains(known, e.key) {
-			l.reportAt(SeverityError, e.origin, c, code, "backoff does not know "+quote(e.key), didYouMean(e.key, known))
+			l.reportAt(SeverityError, e.origin, c, code, "backoff does not know "+quote(e.key), nearest.Hint(e.key, known))
 			ok = false
 		}
 	}
@@ -481,7 +482,30 @@ func (l *loader) intervention(e *element, s *strategy, do *decide.ActionSpec, at
 		set.Allowed &^= recourse.ActionsOf(recourse.StageRollback, recourse.StepGroupRollback, recourse.PipelineRollback) // R5
 	}
 	l.availableActions(e, set, spec.get("availableActions"))
-	return ok
+	return l.answerBy(set, spec.get("answerBy")) && ok
+}
+
+// answerBy reads who may answer. What cannot be read leaves the strategy out: it must not end with everybody.
+func (l *loader) answerBy(set *decide.InterventionSpec, list *cursor) bool {
+	if list.missing() {
+		return true
+	}
+	if !list.is(sequence) || len(list.items) == 0 {
+		l.fail(list, "bad-answer-by", "answerBy is a list of principals", "write answerBy: [ann, release-*]")
+		return false
+	}
+	var names []string
+	for i := range list.items {
+		at := list.item(i)
+		name := strings.TrimSpace(at.scalarText())
+		if recourse.ValidateID(name) != nil || strings.ContainsAny(name, ", ") || at.unresolved() {
+			l.fail(at, "bad-answer-by", quote(name)+" is no principal", "write the name that stands in the subject of an answer; a * stands for any characters")
+			return false
+		}
+		names = append(names, name)
+	}
+	set.AnswerBy = strings.Join(names, ",")
+	return true
 }
 
 func (l *loader) availableActions(e *element, set *decide.InterventionSpec, list *cursor) {
@@ -502,7 +526,7 @@ func (l *loader) availableActions(e *element, set *decide.InterventionSpec, list
 		action, err := recourse.ParseAction(name)
 		switch {
 		case err != nil:
-			l.fail(at, "bad-available-actions", "unknown action "+quote(name), didYouMean(name, recourse.ActionNames()))
+			l.fail(at, "bad-available-actions", "unknown action "+quote(name), nearest.Hint(name, recourse.ActionNames()))
 		case action == recourse.ManualIntervention:
 			l.warn(at, "bad-available-actions", "ManualIntervention is not an answer to an intervention; it is left out", "")
 		case l.placed(e, at, action, answer):

@@ -103,6 +103,11 @@ func TestStrategyDiagnostics(t *testing.T) {
 		{"timeout of 366 days", in(onStep, mi("timeout: 366d"+onTimeout)), documented, nil, true},
 		{"timeout of 367 days", in(onStep, mi("timeout: 367d"+onTimeout)), documented, []string{"error bad-timeout"}, false},
 		{"unknown answer", in(onStep, mi("timeout: 1h, availableActions: [Retry, Abrt]"+onTimeout)), documented, []string{"error bad-available-actions"}, true},
+		{"who may answer", in(onStep, mi("timeout: 1h, answerBy: [ann, 'release-*', ann@acme.com]"+onTimeout)), documented, nil, true},
+		{"who may answer is no list", in(onStep, mi("timeout: 1h, answerBy: ann"+onTimeout)), documented, []string{"error bad-answer-by"}, false},
+		{"nobody may answer", in(onStep, mi("timeout: 1h, answerBy: []"+onTimeout)), documented, []string{"error bad-answer-by"}, false},
+		{"two names in one", in(onStep, mi("timeout: 1h, answerBy: ['ann, bob']"+onTimeout)), documented, []string{"error bad-answer-by"}, false},
+		{"who may answer is an input", in(onStep, mi("timeout: 1h, answerBy: <+input>"+onTimeout)), documented, []string{"error bad-answer-by"}, false},
 		{"no answer", in(onStep, mi("timeout: 1h, availableActions: []"+onTimeout)), documented, []string{"warning bad-available-actions"}, true},
 		{"itself as an answer", in(onStep, mi("timeout: 1h, availableActions: [ManualIntervention, Abort]"+onTimeout)), documented, []string{"warning bad-available-actions"}, true},
 

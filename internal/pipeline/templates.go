@@ -9,6 +9,8 @@ import (
 	"path"
 	"slices"
 	"strings"
+
+	"github.com/recourse-dev/recourse/internal/nearest"
 )
 
 // The bounds of what LoadTemplates reads.
@@ -229,7 +231,7 @@ func (t *Templates) nearTo(id string) string {
 		ids = append(ids, known)
 	}
 	slices.Sort(ids)
-	if name := nearest(id, ids); name != "" {
+	if name := nearest.Name(id, ids); name != "" {
 		return "did you mean " + name + "?"
 	}
 	return fmt.Sprintf("the directory has %d others", len(ids))

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/recourse-dev/recourse"
 	"github.com/recourse-dev/recourse/internal/decide"
@@ -50,7 +51,7 @@ func (r *run) due(version uint64) {
 // ask gives the next answer for an intervention, if the scenario has one.
 func (r *run) ask(id uint64, node recourse.Node) {
 	for i, a := range r.scenario.Answers {
-		if r.answered[i] || a.Node != node && a.Node != plain(node) {
+		if r.answered[i] || !Covers(a.Node, node) {
 			continue
 		}
 		r.answered[i] = true
@@ -257,7 +258,7 @@ func (r *run) event(rec *recourse.Record) Event {
 	e := Event{
 		Node: rec.Path, Section: rec.Section, Attempt: rec.Attempt, Kind: rec.Kind, Action: rec.Action, Reason: rec.Reason,
 		Verb: rec.Command.Verb, Scope: rec.Command.Scope, Level: rec.Level, Strategy: rec.Strategy, Delay: rec.Delay, Version: rec.Version,
-		Why: rec.Detail,
+		Why: virtual(rec.Detail),
 	}
 	if e.Kind == "" {
 		e.Kind = KindCommand
@@ -268,13 +269,29 @@ func (r *run) event(rec *recourse.Record) Event {
 	if a := rec.Input.Answer; a != nil {
 		e.answered = a.Action
 	}
+	for _, version := range rec.Cancelled {
+		if f := r.waits[version]; f != nil {
+			e.Supersedes = append(e.Supersedes, f.Node.String())
+		}
+	}
 	if w := &rec.Wait; w.Kind == recourse.WaitIntervention {
 		e.Until, e.OnTimeout = recourse.Duration(w.DueAt.Sub(epoch)), w.OnTimeout
 	}
-	if rec.Reason == recourse.StrategyMatched || rec.Reason == recourse.InterventionTimedOut {
+	if rec.Reason == recourse.StrategyMatched || rec.Reason == recourse.InterventionTimedOut || rec.Reason == recourse.RetryDue {
 		e.Retry, e.Retries = r.retry(rec)
 	}
 	return e
+}
+
+// virtual writes the instants in the words of a record as the time since the start.
+func virtual(text string) string {
+	words := strings.Split(text, " ")
+	for i, word := range words {
+		if at, err := time.Parse(time.RFC3339Nano, word); err == nil {
+			words[i] = "t+" + recourse.Duration(at.Sub(epoch)).String()
+		}
+	}
+	return strings.Join(words, " ")
 }
 
 // retry says which retry of how many a decision starts, 0 where it starts none.

@@ -18,11 +18,11 @@ func TestImports(t *testing.T) {
 	allowed := map[string][]string{
 		".": {
 			"container/heap", "errors", "fmt", "maps", "slices", "strconv", "strings", "time",
-			module, module + "/internal/decide", module + "/internal/pipeline",
+			module, module + "/internal/decide", module + "/internal/nearest", module + "/internal/pipeline",
 		},
 		"suite": {
 			"bytes", "cmp", "encoding/xml", "errors", "fmt", "io", "maps", "path/filepath", "slices", "strconv", "strings", "time", "go.yaml.in/yaml/v4",
-			module, module + "/internal/decide", module + "/internal/pipeline", module + "/internal/simulate",
+			module, module + "/internal/decide", module + "/internal/nearest", module + "/internal/pipeline", module + "/internal/simulate",
 		},
 	}
 	clocks := []string{"Now", "Since", "Until", "After", "AfterFunc", "Sleep", "Tick", "NewTimer", "NewTicker"}

@@ -17,6 +17,14 @@ const (
 	KindCommand   = "command"   // a decision with a command
 )
 
+// EventKinds are the kinds that an event can have.
+func EventKinds() []string {
+	return []string{
+		KindStarted, KindSucceeded, KindSkipped, KindRollback, KindEnded, KindCommand,
+		recourse.KindRetryScheduled, recourse.KindGroupRetryScheduled, recourse.KindSuperseded, recourse.KindRefused, recourse.KindClosed,
+	}
+}
+
 // Event is one line of the timeline.
 type Event struct {
 	// At is the virtual time since the start.
@@ -47,6 +55,8 @@ type Event struct {
 	// Until is when an intervention times out, OnTimeout what follows then.
 	Until     recourse.Duration `json:"until,omitzero"`
 	OnTimeout recourse.Action   `json:"onTimeout,omitzero"`
+	// Supersedes are the nodes whose waits the decision ends, for a retry or an answer (R11).
+	Supersedes []string `json:"supersedes,omitzero"`
 	// Version is that of the record, 1-based; absent on events that are no decision.
 	Version uint64 `json:"version,omitzero"`
 	// Status is that of a stage that ended.
@@ -88,6 +98,9 @@ func (e *Event) Text() string {
 	b.WriteString(" → ")
 	b.WriteString(e.outcome())
 	b.WriteString(e.basis())
+	if len(e.Supersedes) > 0 {
+		b.WriteString("; supersedes the wait of " + strings.Join(e.Supersedes, ", "))
+	}
 	return b.String()
 }
 
@@ -101,6 +114,8 @@ func (e *Event) outcome() string {
 		s = fmt.Sprintf("%s in %s", recourse.VerbRetryGroup, e.Delay)
 	case e.Kind != KindCommand:
 		return e.Kind + ": " + e.Why
+	case e.Verb == recourse.VerbRetry && e.Retries != 0:
+		return fmt.Sprintf("retry %d of %d, attempt %d", e.Retry, e.Retries, e.Attempt+1)
 	case e.Verb == recourse.VerbRetry:
 		s = fmt.Sprintf("retry, attempt %d", e.Attempt+1)
 	case e.Verb == recourse.VerbPause:

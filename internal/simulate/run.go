@@ -24,7 +24,7 @@ var Ref = recourse.Ref{Account: "default", Org: "default", Project: "default", P
 // result. The error is [ErrTooLong], with what happened until then, or one of the encoding of a record.
 func Run(plan *decide.Plan, structure *pipeline.Structure, scenario *Scenario) (*Result, error) {
 	r := &run{
-		known: decide.Pipeline{Plan: plan, Semantics: plan.Semantics}, scenario: scenario, now: epoch,
+		known: decide.Pipeline{Plan: plan, Semantics: plan.Semantics}, scenario: scenario, given: scenario.index(), now: epoch,
 		frames: make(map[recourse.Node]*frame), waits: make(map[uint64]*frame), opened: make(map[uint64]time.Time),
 		answered: make([]bool, len(scenario.Answers)), strategies: make(map[string]*decide.Strategy),
 		result: &Result{
@@ -55,6 +55,7 @@ func Run(plan *decide.Plan, structure *pipeline.Structure, scenario *Scenario) (
 type run struct {
 	known    decide.Pipeline
 	scenario *Scenario
+	given    index // of scenario.Failures
 	head     decide.Head
 	now      time.Time
 	queue    queue
@@ -259,7 +260,7 @@ func (r *run) attempt(f *frame) {
 	r.frames[f.Node] = f
 	r.result.Attempts[f.Node]++
 	attempt := r.result.Attempts[f.Node]
-	outcome := r.scenario.outcome(f.Node, attempt)
+	outcome := outcomeOf(r.scenario.Failures[r.given.closest(f.Node)], attempt)
 	step := f.block.Level == recourse.LevelStep
 	took := r.scenario.StepDuration
 	switch {
@@ -436,10 +437,13 @@ func (r *run) conclude() {
 
 // leftOver notes what of the scenario never came about.
 func (r *run) leftOver() {
-	ran := make(map[recourse.Node]int) // the most of all iterations for a path without
+	ran := make(map[recourse.Node]int) // the most of all iterations that a path stands for
 	for n, attempts := range r.result.Attempts {
-		ran[n] = attempts
-		ran[plain(n)] = max(ran[plain(n)], attempts)
+		for _, given := range r.given[plain(n)] {
+			if Covers(given, n) {
+				ran[given] = max(ran[given], attempts)
+			}
+		}
 	}
 	for _, n := range slices.SortedFunc(maps.Keys(r.scenario.Failures), func(a, b recourse.Node) int { return strings.Compare(a.String(), b.String()) }) {
 		given := 0

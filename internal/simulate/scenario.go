@@ -9,12 +9,14 @@ import (
 
 	"github.com/recourse-dev/recourse"
 	"github.com/recourse-dev/recourse/internal/decide"
+	"github.com/recourse-dev/recourse/internal/nearest"
 )
 
 // Scenario is what happens to a pipeline from outside. The zero value is a run in which nothing fails.
 type Scenario struct {
 	// Failures are the outcomes of the attempts of a node, in order; attempts beyond the list succeed, as do nodes that are not listed. A
-	// path without iterations stands for all iterations that are not listed themselves, each with attempts of its own.
+	// path without iterations stands for all iterations that are not listed themselves, each with attempts of its own; so does one that
+	// names some of them, see [Covers].
 	Failures map[recourse.Node][]Outcome
 	// Answers are given in order; each intervention of a node takes the next one for it, with or without iterations like Failures.
 	Answers []Answer
@@ -95,7 +97,7 @@ func ParseErrorType(name string) (recourse.ErrorType, error) {
 	case err != nil && name == "":
 		return 0, errors.New("an error type or ok is wanted")
 	case err != nil:
-		return 0, err
+		return 0, fmt.Errorf("unknown error type %q; %s", name, nearest.Hint(name, recourse.ErrorTypeNames()))
 	case t == recourse.AllErrors:
 		return 0, errors.New("AllErrors is what a strategy lists, a failure has a type of its own")
 	}
@@ -179,12 +181,34 @@ func ParseNode(plan *decide.Plan, text string) (recourse.Node, error) {
 	return node, unknown
 }
 
-// outcome returns how an attempt (1-based) of a node ends, and whether the scenario says so.
-func (s *Scenario) outcome(node recourse.Node, attempt int) Outcome {
-	list, ok := s.Failures[node]
-	if !ok {
-		list = s.Failures[plain(node)]
+// index has the nodes that a scenario gives outcomes for, by their paths without iterations.
+type index map[recourse.Node][]recourse.Node
+
+func (s *Scenario) index() index {
+	in := make(index, len(s.Failures))
+	for given := range s.Failures {
+		in[plain(given)] = append(in[plain(given)], given)
 	}
+	return in
+}
+
+// closest returns what is given for a node: for itself, else for what names the most of its iterations, of several the greatest path; a
+// node without a path where nothing is.
+func (in index) closest(node recourse.Node) (best recourse.Node) {
+	most := -1
+	for _, given := range in[plain(node)] {
+		if given == node {
+			return given
+		}
+		if n := strings.Count(given.Path, "["); Covers(given, node) && (n > most || n == most && given.Path > best.Path) {
+			best, most = given, n
+		}
+	}
+	return best
+}
+
+// outcomeOf returns how an attempt (1-based) ends of which this is given.
+func outcomeOf(list []Outcome, attempt int) Outcome {
 	for i := range list {
 		o := &list[i]
 		if attempt -= max(o.Times, 1); attempt <= 0 || o.Always {
@@ -192,6 +216,25 @@ func (s *Scenario) outcome(node recourse.Node, attempt int) Outcome {
 		}
 	}
 	return Outcome{}
+}
+
+// Covers reports whether a node that is given stands for one that runs: it is that, or names fewer of its iterations.
+func Covers(given, ran recourse.Node) bool {
+	if given == ran {
+		return true
+	}
+	if given.Section != ran.Section {
+		return false
+	}
+	path := given.Path
+	for part := range strings.SplitSeq(ran.Path, "/") {
+		var want string
+		want, path, _ = strings.Cut(path, "/")
+		if want != part && want != recourse.PlainPath(part) {
+			return false
+		}
+	}
+	return path == ""
 }
 
 func plain(n recourse.Node) recourse.Node {

@@ -29,7 +29,7 @@ func TestParseOutcomes(t *testing.T) {
 		{"Timeout:x", "", "exit code"},
 		{"ok:1", "", "no exit code"},
 		{"AllErrors", "", "a type of its own"},
-		{"Timeot", "", "unknown error type"},
+		{"Timeot", "", "did you mean Timeout?"},
 		{"Timeout*,ok", "", "is the last one"},
 	} {
 		list, err := ParseOutcomes(test.text)
@@ -55,8 +55,10 @@ func TestOutcomeOfAttempt(t *testing.T) {
 		t.Fatal(err)
 	}
 	always, _ := ParseOutcomes("ok*2,Timeout*")
+	verified, _ := ParseOutcomes("Verification")
+	unknown, _ := ParseOutcomes("Unknown")
 	a, one := recourse.Node{Path: "s/a"}, recourse.Node{Path: "s/a[1]"}
-	s := Scenario{Failures: map[recourse.Node][]Outcome{a: list, one: always}}
+	s := Scenario{Failures: map[recourse.Node][]Outcome{a: list, one: always, {Path: "s[4]/a"}: verified, {Path: "s/a[7]"}: unknown}}
 	for node, want := range map[recourse.Node][]string{
 		a:                         {"ok", "Timeout", "Timeout", "Verification", "ok", "ok"},
 		{Path: "s/a[0]"}:          {"ok", "Timeout", "Timeout", "Verification", "ok", "ok"},
@@ -64,9 +66,13 @@ func TestOutcomeOfAttempt(t *testing.T) {
 		{Path: "s/a", Section: 1}: {"ok", "ok"},
 		{Path: "s/b"}:             {"ok"},
 		{Path: "s[3]/a"}:          {"ok", "Timeout"},
+		{Path: "s[3]/a[1]"}:       {"ok", "ok", "Timeout*"}, // one iteration is named
+		{Path: "s[4]/a[0]"}:       {"Verification"},
+		{Path: "s[4]/a[7]"}:       {"Verification"}, // of two that name as many, the outer one counts
+		{Path: "s[4]/a[0]/b"}:     {"ok"},
 	} {
 		for i := range want {
-			o := s.outcome(node, i+1)
+			o := outcomeOf(s.Failures[s.index().closest(node)], i+1)
 			if o.Times = 0; o.String() != want[i] {
 				t.Errorf("%s, attempt %d: %s, want %s", node, i+1, o.String(), want[i])
 			}

@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"github.com/recourse-dev/recourse/internal/cli"
 	"github.com/recourse-dev/recourse/internal/pipeline"
@@ -81,7 +82,7 @@ type sarifPhysical struct {
 
 type sarifArtifact struct {
 	URI       string `json:"uri"`
-	URIBaseID string `json:"uriBaseId"`
+	URIBaseID string `json:"uriBaseId,omitzero"` // only beside a relative URI
 }
 
 // sarifRegion is where a finding begins, 1-based.
@@ -123,7 +124,7 @@ func sarif(findings pipeline.Diagnostics, disabled []string, unreadable error) *
 			text += "; " + d.Fix
 		}
 		location := sarifLocation{PhysicalLocation: sarifPhysical{
-			ArtifactLocation: sarifArtifact{URI: relativeURI(d.File), URIBaseID: "%SRCROOT%"},
+			ArtifactLocation: artifact(d.File),
 			Region:           sarifRegion{d.Line, d.Column},
 		}}
 		if d.Path != "" {
@@ -141,17 +142,20 @@ func withoutRules(rules []pipeline.Rule, codes []string) []pipeline.Rule {
 	return slices.DeleteFunc(rules, func(r pipeline.Rule) bool { return slices.Contains(codes, r.Code) })
 }
 
-// relativeURI names a file relative to the working directory, which tools for code review take for the root of the repository.
-func relativeURI(file string) string {
+// artifact names a file relative to the working directory, which tools for code review take for the root of the repository, and one
+// that is not below it by its whole path: a relative one must not go upwards.
+func artifact(file string) sarifArtifact {
 	if file == cli.Stdin {
 		file = "stdin"
 	}
-	if filepath.IsAbs(file) {
-		if dir, err := os.Getwd(); err == nil {
-			if relative, err := filepath.Rel(dir, file); err == nil {
-				file = relative
-			}
+	absolute, err := filepath.Abs(file)
+	dir, err2 := os.Getwd()
+	if err == nil && err2 == nil {
+		relative, err := filepath.Rel(dir, absolute)
+		if err != nil || !filepath.IsLocal(relative) {
+			return sarifArtifact{URI: (&url.URL{Scheme: "file", Path: "/" + strings.TrimPrefix(filepath.ToSlash(absolute), "/")}).String()}
 		}
+		file = relative
 	}
-	return (&url.URL{Path: filepath.ToSlash(filepath.Clean(file))}).String()
+	return sarifArtifact{(&url.URL{Path: filepath.ToSlash(filepath.Clean(file))}).String(), "%SRCROOT%"}
 }

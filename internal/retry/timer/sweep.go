@@ -32,6 +32,8 @@ type SweeperConfig struct {
 	// Now is the clock; nil means time.Now.
 	Now func() time.Time
 	Log *zap.Logger
+	// Rearmed is called for each wait that was armed again; nil means nobody counts them.
+	Rearmed func()
 }
 
 // Sweeper arms waits again that are overdue: their schedule was lost with its stream, or is stuck. Every worker may run one: arming
@@ -237,6 +239,9 @@ func (s *Sweeper) Sweep(ctx context.Context) (armed int) {
 		if err == nil && pending {
 			if err = s.timers.Arm(ctx, w.prefix, w.version, dueAt, nats.Header{}); err == nil {
 				armed++
+				if s.cfg.Rearmed != nil {
+					s.cfg.Rearmed()
+				}
 				s.cfg.Log.Warn("an overdue wait was armed again",
 					zap.String("execution", w.prefix), zap.Uint64("version", w.version), zap.Time("dueAt", dueAt))
 			}

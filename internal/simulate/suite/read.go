@@ -14,6 +14,7 @@ import (
 	"go.yaml.in/yaml/v4"
 
 	"github.com/recourse-dev/recourse"
+	"github.com/recourse-dev/recourse/internal/nearest"
 	"github.com/recourse-dev/recourse/internal/simulate"
 )
 
@@ -208,7 +209,7 @@ func (r *reader) object(n *yaml.Node, what string, known map[string]func(*yaml.N
 			read(value)
 			return
 		}
-		r.problem(key, "%s does not know %q; it knows %s", what, key.Value, strings.Join(slices.Sorted(maps.Keys(known)), ", "))
+		r.problem(key, "%s does not know %q; %s", what, key.Value, nearest.Hint(key.Value, slices.Sorted(maps.Keys(known))))
 	})
 }
 
@@ -274,10 +275,32 @@ func parseSemantics(s string) (v recourse.Semantics, err error) {
 }
 
 func parseStatus(s string) (v simulate.Status, err error) {
-	if err = v.UnmarshalText([]byte(s)); err != nil {
-		err = fmt.Errorf("%w; known are %s", err, strings.Join(simulate.StatusNames(), ", "))
+	if v.UnmarshalText([]byte(s)) != nil {
+		err = unknown("status", s, simulate.StatusNames())
 	}
 	return v, err
+}
+
+func parseAction(s string) (recourse.Action, error) {
+	a, err := recourse.ParseAction(s)
+	if err != nil {
+		err = unknown("action", s, recourse.ActionNames())
+	}
+	return a, err
+}
+
+func unknown(what, name string, known []string) error {
+	return fmt.Errorf("unknown %s %q; %s", what, name, nearest.Hint(name, known))
+}
+
+// oneOf reads one of some names as it is.
+func oneOf(what string, known []string) func(string) (string, error) {
+	return func(s string) (string, error) {
+		if !slices.Contains(known, s) {
+			return "", unknown(what, s, known)
+		}
+		return s, nil
+	}
 }
 
 // root reads the whole file.
@@ -410,7 +433,7 @@ func (r *reader) answers(n *yaml.Node) (all []answer) {
 		before := len(r.problems)
 		r.object(n, "an answer", map[string]func(*yaml.Node){
 			"node":   func(n *yaml.Node) { a.node = r.node(n) },
-			"action": func(n *yaml.Node) { a.action = text(r, n, "action", recourse.ParseAction) },
+			"action": func(n *yaml.Node) { a.action = text(r, n, "action", parseAction) },
 			"after":  func(n *yaml.Node) { a.after = text(r, n, "after", parseDuration) },
 		})
 		if len(r.problems) == before && (a.node == nil || a.action == 0) {
@@ -458,7 +481,7 @@ func parseDone(s string) (string, error) {
 	}
 	a, err := recourse.ParseAction(s)
 	if err != nil {
-		return "", fmt.Errorf("unknown action %q, known are %s, %s", s, strings.Join(recourse.ActionNames(), ", "), strings.Join(reasonsAsActions, ", "))
+		return "", unknown("action", s, append(recourse.ActionNames(), reasonsAsActions...))
 	}
 	return a.String(), nil
 }
@@ -515,25 +538,41 @@ func written[T fmt.Stringer](parse func(string) (T, error)) func(string) (string
 	}
 }
 
-func unmarshalled[T any, P interface {
+// named reads one of the names of an enum, whose values begin at one.
+func named[T interface {
+	~uint8
+	fmt.Stringer
+}, P interface {
 	*T
 	UnmarshalText([]byte) error
-	fmt.Stringer
-}](s string) (string, error) {
-	var v T
-	err := P(&v).UnmarshalText([]byte(s))
-	return P(&v).String(), err
+}](what string) func(string) (string, error) {
+	return func(s string) (string, error) {
+		var v T
+		if P(&v).UnmarshalText([]byte(s)) == nil {
+			return v.String(), nil
+		}
+		var known []string
+		for v = 1; v.String() != ""; v++ {
+			known = append(known, v.String())
+		}
+		return "", unknown(what, s, known)
+	}
+}
+
+var nodeStatuses = []string{
+	string(recourse.StatusIgnoreFailed), string(recourse.StatusSucceeded), string(recourse.StatusFailed), string(recourse.StatusRetrying),
+	string(recourse.StatusInterventionWaiting), string(recourse.StatusAborted), string(recourse.StatusProceeding),
 }
 
 var eventFields = map[string]func(string) (string, error){
-	"at": written(parseDuration), "node": asIs, "attempt": asIs, "kind": asIs,
-	"action": unmarshalled[recourse.Action], "reason": unmarshalled[recourse.Reason], "verb": unmarshalled[recourse.Verb],
+	"at": written(parseDuration), "node": asIs, "attempt": asIs, "kind": oneOf("kind", simulate.EventKinds()),
+	"action": named[recourse.Action]("action"), "reason": named[recourse.Reason]("reason"), "verb": named[recourse.Verb]("verb"),
 }
 
 var decisionFields = map[string]func(string) (string, error){
-	"action": unmarshalled[recourse.Action], "reason": unmarshalled[recourse.Reason], "level": unmarshalled[recourse.Level],
-	"strategy": asIs, "delay": written(parseDuration), "verb": unmarshalled[recourse.Verb], "scope": asIs, "status": asIs,
-	"onTimeout": unmarshalled[recourse.Action], "timeout": written(parseDuration),
+	"action": named[recourse.Action]("action"), "reason": named[recourse.Reason]("reason"), "level": named[recourse.Level]("level"),
+	"strategy": asIs, "delay": written(parseDuration), "verb": named[recourse.Verb]("verb"), "scope": asIs, "status": oneOf("status", nodeStatuses),
+	"onTimeout": named[recourse.Action]("action"), "timeout": written(parseDuration),
 }
 
 func (r *reader) fields(n *yaml.Node, what string, known map[string]func(string) (string, error)) (all []field) {

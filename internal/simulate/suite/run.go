@@ -1,6 +1,7 @@
 package suite
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"path/filepath"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/recourse-dev/recourse"
 	"github.com/recourse-dev/recourse/internal/decide"
+	"github.com/recourse-dev/recourse/internal/nearest"
 	"github.com/recourse-dev/recourse/internal/pipeline"
 	"github.com/recourse-dev/recourse/internal/simulate"
 )
@@ -147,7 +149,7 @@ func (r *runner) find(plan *decide.Plan, at *yaml.Node) recourse.Node {
 	node, err := simulate.ParseNode(plan, at.Value)
 	var unknown *simulate.UnknownNodeError
 	if errors.As(err, &unknown) {
-		err = fmt.Errorf("%w; it has %s", err, some(unknown.Known))
+		err = fmt.Errorf("%w; %s", err, nearest.Hint(unknown.Path, unknown.Known))
 	}
 	if err != nil {
 		r.problems = append(r.problems, problemAt(r.file.Name, at, "%v", err))
@@ -190,16 +192,18 @@ func (r *runner) prepare(t *Test) func() TestReport {
 		checks = append(checks, listCheck("delays", r.find(l.plan, e.node), e.list, time.Duration.String, delaysOf))
 	}
 	for _, e := range t.expect.attempts {
-		node := r.find(l.plan, e.node)
+		given := r.find(l.plan, e.node)
 		checks = append(checks, func(c *comparison) {
-			c.equal("attempts of "+node.String(), strconv.Itoa(e.list[0]), strconv.Itoa(c.result.Attempts[node]))
+			for _, node := range ranOf(c.result, given) {
+				c.equal("attempts of "+node.String(), strconv.Itoa(e.list[0]), strconv.Itoa(c.result.Attempts[node]))
+			}
 		})
 	}
 	for _, e := range t.expect.stages {
 		if node := r.find(l.plan, e.stage); strings.Contains(node.Path, "/") {
 			r.problems = append(r.problems, problemAt(r.file.Name, e.stage, "%s is no stage", node))
 		}
-		checks = append(checks, func(c *comparison) { c.stage(e.stage.Value, e.status) })
+		checks = append(checks, func(c *comparison) { c.stage(recourse.Node{Path: strings.TrimSpace(e.stage.Value)}, e.status) })
 	}
 	return func() TestReport {
 		result, err := simulate.Run(l.plan, l.structure, scenario)
@@ -281,20 +285,23 @@ func either(s, other string) string {
 	return s
 }
 
-func (c *comparison) stage(name string, want simulate.Status) {
-	for _, s := range c.result.Stages {
-		if s.Stage == name {
-			if s.Status != want {
-				c.mismatches = append(c.mismatches, Mismatch{What: "stage " + name, Want: want.String(), Got: because(s)})
-			}
-			return
-		}
-	}
+// stage compares the status of a stage, or of each iteration that it stands for.
+func (c *comparison) stage(given recourse.Node, want simulate.Status) {
 	var names []string
+	found := false
 	for _, s := range c.result.Stages {
 		names = append(names, s.Stage)
+		if !simulate.Covers(given, recourse.Node{Path: s.Stage}) {
+			continue
+		}
+		found = true
+		if s.Status != want {
+			c.mismatches = append(c.mismatches, Mismatch{What: "stage " + s.Stage, Want: want.String(), Got: because(s)})
+		}
 	}
-	c.mismatches = append(c.mismatches, Mismatch{What: "stage " + name, Want: want.String(), Got: "no such stage; there are " + some(names)})
+	if !found {
+		c.mismatches = append(c.mismatches, Mismatch{What: "stage " + given.Path, Want: want.String(), Got: "no such stage; there are " + some(names)})
+	}
 }
 
 func because(s simulate.Stage) string {
@@ -306,35 +313,55 @@ func because(s simulate.Stage) string {
 
 func asText(s string) string { return s }
 
-// listCheck compares a list about a node.
-func listCheck[T comparable](what string, node recourse.Node, want []T, text func(T) string, of func(*simulate.Result, recourse.Node) []T) func(*comparison) {
-	return func(c *comparison) {
-		got := of(c.result, node)
-		if slices.Equal(want, got) {
-			return
+// ranOf returns the nodes that ran of those that a given one stands for: itself, or iterations. Where none did it is the given one.
+func ranOf(result *simulate.Result, given recourse.Node) (ran []recourse.Node) {
+	for node := range result.Attempts {
+		if simulate.Covers(given, node) {
+			ran = append(ran, node)
 		}
-		join := func(list []T) string {
-			var texts []string
-			for _, v := range list {
-				texts = append(texts, text(v))
-			}
-			return either(strings.Join(texts, ", "), "none")
-		}
-		at := 0
-		for at < len(want) && at < len(got) && want[at] == got[at] {
-			at++
-		}
-		one := func(list []T) string {
-			if at < len(list) {
-				return text(list[at])
-			}
-			return "nothing"
-		}
-		c.mismatches = append(c.mismatches, Mismatch{
-			What: what + " of " + node.String(), Want: join(want), Got: join(got),
-			Differs: fmt.Sprintf("at %d: want %s, got %s", at+1, one(want), one(got)),
-		})
 	}
+	if len(ran) == 0 {
+		return []recourse.Node{given}
+	}
+	slices.SortFunc(ran, func(a, b recourse.Node) int {
+		return cmp.Or(cmp.Compare(len(a.Path), len(b.Path)), cmp.Compare(a.Path, b.Path))
+	})
+	return ran
+}
+
+// listCheck compares a list about a node, or about each iteration that it stands for.
+func listCheck[T comparable](what string, given recourse.Node, want []T, text func(T) string, of func(*simulate.Result, recourse.Node) []T) func(*comparison) {
+	return func(c *comparison) {
+		for _, node := range ranOf(c.result, given) {
+			compareLists(c, what+" of "+node.String(), want, of(c.result, node), text)
+		}
+	}
+}
+
+func compareLists[T comparable](c *comparison, what string, want, got []T, text func(T) string) {
+	if slices.Equal(want, got) {
+		return
+	}
+	join := func(list []T) string {
+		var texts []string
+		for _, v := range list {
+			texts = append(texts, text(v))
+		}
+		return either(strings.Join(texts, ", "), "none")
+	}
+	at := 0
+	for at < len(want) && at < len(got) && want[at] == got[at] {
+		at++
+	}
+	one := func(list []T) string {
+		if at < len(list) {
+			return text(list[at])
+		}
+		return "nothing"
+	}
+	c.mismatches = append(c.mismatches, Mismatch{
+		What: what, Want: join(want), Got: join(got), Differs: fmt.Sprintf("at %d: want %s, got %s", at+1, one(want), one(got)),
+	})
 }
 
 // decisionsOf yields the decisions about a node: on its failures, on answers and on interventions that timed out. A retry that came due

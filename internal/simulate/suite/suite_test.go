@@ -82,7 +82,7 @@ func TestExpectations(t *testing.T) {
 		{"fail: {prod/roll: Verification}, answers: [{node: prod/roll, action: Retry, after: 5m}], expect: {actions: {prod/roll: [ManualIntervention, Retry]}, delays: {prod/roll: [0s]}, duration: 5m}", ""},
 		{"fail: {prod/roll: Verification}, answers: [{node: prod/roll, action: PipelineRollback}], expect: {actions: {prod/roll: [ManualIntervention, AnswerRefused, Abort]}}", ""},
 		{"fail: {prod/roll: Timeout}, expect: {events: [{at: 0s, node: prod/roll, kind: retry-scheduled}, {at: 1s, verb: retry, reason: RetryDue}, {node: prod/roll, attempt: 2, kind: succeeded}]}", ""},
-		{"fail: {prod/roll: Timeout}, expect: {events: [{at: 1s, verb: retry}, {at: 0s, node: prod/roll}]}", "events|want {at: 0s, node: prod/roll}|got  no such event after t+1s prod/roll the wait is over → retry, attempt 2 (RetryDue, step)"},
+		{"fail: {prod/roll: Timeout}, expect: {events: [{at: 1s, verb: retry}, {at: 0s, node: prod/roll}]}", "events|want {at: 0s, node: prod/roll}|got  no such event after t+1s prod/roll the wait is over → retry 1 of 2, attempt 2 (RetryDue, step)"},
 		{"fail: {prod/after: Unknown}, expect: {events: [{node: prod/undo (rollbackSteps), kind: succeeded}]}", ""},
 		{"fail: {prod/after: Unknown}, expect: {events: [{node: prod/undo, kind: succeeded}]}", ""},
 		{"fail: {prod/roll: [{errors: [Timeout], exitCode: 3, message: slow, target: x, retryAfter: 9s, times: 2}]}, expect: {delays: {prod/roll: [9s, 9s]}}", ""},
@@ -104,6 +104,35 @@ func TestExpectations(t *testing.T) {
 	}
 }
 
+// TestIterations: what is expected of a node without its iterations is expected of each that ran.
+func TestIterations(t *testing.T) {
+	const loops = `pipeline: {identifier: p, stages: [{stage: {identifier: b, type: Custom, strategy: {repeat: {times: 2}}, spec: {execution: {steps: [
+	  {step: {identifier: s, type: Run, strategy: {matrix: {x: [1, 2]}}, failureStrategies: [{onFailure: {errors: [AllErrors], action: {type: Retry,
+	    spec: {retryCount: 1, retryIntervals: [1s], onRetryFailure: {action: {type: Ignore}}}}}}]}}]}}}}]}`
+	f, err := Read("t.yaml", []byte(file(
+		"{name: all, fail: {b/s: Timeout}, expect: {attempts: {b/s: 2}, actions: {b/s: [Retry], 'b[1]/s': [Retry]}, stages: {b: succeeded}}}",
+		"{name: some, fail: {'b[1]/s': Timeout*}, expect: {attempts: {'b[0]/s': 1, 'b[1]/s': 2, b/s: 1}, delays: {'b/s[1]': []}, stages: {b: ignored}}}",
+	)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := f.Run(func(string) ([]byte, error) { return []byte(loops), nil }, pipeline.Options{}, still)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, m := range append(r.Tests[0].Mismatches, r.Tests[1].Mismatches...) {
+		got = append(got, m.What+": "+m.Got)
+	}
+	want := []string{"delays of b[1]/s[1]: 1s", "attempts of b[1]/s[0]: 2", "attempts of b[1]/s[1]: 2", "stage b[0]: succeeded"}
+	if !slices.Equal(got, want) {
+		t.Errorf("got  %q\nwant %q", got, want)
+	}
+	if notes := r.Tests[0].Notes; len(notes) != 0 {
+		t.Errorf("notes %q", notes)
+	}
+}
+
 // TestUnusable: each thing that is wrong is reported with its place, all of them in one go.
 func TestUnusable(t *testing.T) {
 	ok := "{name: x, expect: {outcome: succeeded}}"
@@ -121,7 +150,7 @@ func TestUnusable(t *testing.T) {
 		{"pipeline: web.yaml\ntests: []", []string{"2:8: the file has no tests"}},
 		{"pipeline: web.yaml\ntests: {}", []string{"2:8: tests is a list"}},
 		{"pipeline:\ntests: [" + ok + "]", []string{"1:10: pipeline is missing its value"}},
-		{"pipeline: web.yaml\npipline: x\nsemantics: both\nstepDuration: 5\ntests: [" + ok + "]", []string{`2:1: a test file does not know "pipline"; it knows pipeline, semantics`, "3:12: semantics: unknown semantics", "4:15: stepDuration:"}},
+		{"pipeline: web.yaml\npipline: x\nsemantics: both\nstepDuration: 5\ntests: [" + ok + "]", []string{`2:1: a test file does not know "pipline"; did you mean pipeline?`, "3:12: semantics: unknown semantics", "4:15: stepDuration:"}},
 		{"pipeline: a\npipeline: b\ntests: [" + ok + "]", []string{`2:1: "pipeline" is in a test file twice`}},
 		{file("{expect: {outcome: failed}}"), []string{"3:5: the test has no name"}},
 		{file("{name: x}"), []string{"3:5: the test expects nothing"}},
@@ -136,12 +165,15 @@ func TestUnusable(t *testing.T) {
 		{file("{name: x, expect: {delays: {prod/roll: [5]}}}"), []string{"3:45: delays of prod/roll:"}},
 		{file("{name: x, expect: {attempts: {prod/roll: many}}}"), []string{"3:46: attempts of prod/roll:"}},
 		{file("{name: x, expect: {events: [{}]}}"), []string{"3:33: an event is empty"}},
-		{file("{name: x, expect: {events: [{verb: jump}]}}"), []string{`3:40: verb: unknown verb "jump"`}},
+		{file("{name: x, expect: {events: [{verb: jump}]}}"), []string{`3:40: verb: unknown verb "jump"; known are ignore`}},
+		{file("{name: x, expect: {events: [{kind: comand}]}}"), []string{`3:40: kind: unknown kind "comand"; did you mean command?`}},
+		{file("{name: x, expect: {events: [{reason: RetriesExausted}]}}"), []string{`3:42: reason: unknown reason "RetriesExausted"; did you mean RetriesExhausted?`}},
+		{file("{name: x, decide: {node: prod}, expect: {status: Retry, level: group}}"), []string{`3:54: status: unknown status "Retry"; did you mean Retrying?`, `3:68: level: unknown level "group"; known are`}},
 		{file("{name: x, fail: {prod/roll: [Timeot]}, expect: {outcome: failed}}"), []string{`3:34: an outcome: outcome "Timeot": unknown error type`}},
 		{file("{name: x, fail: {prod/roll: 'Timeout*,ok'}, expect: {outcome: failed}}"), []string{"3:33: an outcome that always comes is the last one"}},
 		{file("{name: x, fail: {prod/roll: [{errors: [AllErrors]}]}, expect: {outcome: failed}}"), []string{"3:44: errors: AllErrors is what a strategy lists"}},
 		{file("{name: x, fail: {prod/roll: [{times: 0}]}, expect: {outcome: failed}}"), []string{"3:42: times is a number from 1"}},
-		{file("{name: x, fail: {prod/rol: ok}, expect: {outcome: failed}}"), []string{`3:22: the pipeline has no node "prod/rol"; it has prod, prod/roll`}},
+		{file("{name: x, fail: {prod/rol: ok}, expect: {outcome: failed}}"), []string{`3:22: the pipeline has no node "prod/rol"; did you mean prod/roll?`}},
 		{file("{name: x, fail: {prod/undo: ok, prod/undo (rollbackSteps): ok}, expect: {outcome: failed}}"), []string{"3:37: prod/undo (rollbackSteps) is there twice"}},
 		{file("{name: x, answers: [{node: prod/roll}], expect: {outcome: failed}}"), []string{"3:25: an answer has node and action"}},
 		{file("{name: x, answers: [{node: prod, action: Rety}], expect: {outcome: failed}}"), []string{"3:46: action: unknown action"}},
