@@ -67,8 +67,12 @@ func (c HeaderCarrier) Keys() []string {
 }
 
 // traceContext is fixed, not the program's global propagator: it is part of the protocol, and a delegate that sets no
-// propagator of its own must not cut the trace. Baggage stays behind, since what is published here is kept for good.
-var traceContext propagation.TraceContext
+// propagator of its own must not cut the trace. Baggage is read, for whoever continues the trace out of here, and not written, since what
+// is published here is kept for good.
+var (
+	traceContext propagation.TraceContext
+	baggageHeld  propagation.Baggage
+)
 
 const (
 	originParent = "ce-traceparent" // the trace in which a message was first published; nobody rewrites it
@@ -87,7 +91,7 @@ func injectTrace(ctx context.Context, header nats.Header) {
 	}
 }
 
-// extractTrace returns ctx with the remote span of the message, ctx itself where the message has none that is valid.
+// extractTrace returns ctx with the remote span and the baggage of the message, ctx itself where the message has none that is valid.
 func extractTrace(ctx context.Context, header nats.Header) context.Context {
-	return traceContext.Extract(ctx, HeaderCarrier(header))
+	return baggageHeld.Extract(traceContext.Extract(ctx, HeaderCarrier(header)), HeaderCarrier(header))
 }

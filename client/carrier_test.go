@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/nats-io/nats.go"
+	"go.opentelemetry.io/otel/baggage"
 	"go.opentelemetry.io/otel/trace"
 )
 
@@ -84,6 +85,16 @@ func TestTraceTravels(t *testing.T) {
 		if trace.SpanContextFromContext(extractTrace(t.Context(), header)).IsValid() {
 			t.Errorf("%s: a trace came of it", name)
 		}
+	}
+	// Baggage reaches whoever handles the message, and goes no further through here.
+	with := extractTrace(t.Context(), nats.Header{"traceparent": header["traceparent"], "BAGGAGE": {"tenant=acme"}})
+	if got := baggage.FromContext(with).Member("tenant").Value(); got != "acme" {
+		t.Errorf("baggage %q", got)
+	}
+	further := nats.Header{}
+	injectTrace(with, further)
+	if HeaderCarrier(further).Get("baggage") != "" || HeaderCarrier(further).Get("traceparent") == "" {
+		t.Errorf("headers: %v", further)
 	}
 	injectTrace(t.Context(), header)
 	plain := nats.Header{}

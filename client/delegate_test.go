@@ -71,7 +71,7 @@ func TestReport(t *testing.T) {
 	}
 	header := HeaderCarrier(msg.Header)
 	for key, want := range map[string]string{
-		"ce-specversion": "1.0", "ce-type": "dev.recourse.failure", "content-type": "application/json",
+		"ce-specversion": "1.0", "ce-type": "dev.recourse.failure.v1", "ce-datacontenttype": "application/json", "content-type": "application/json",
 		"ce-source": "/recourse/acme/default/shop/deploy/ex42/failure/runner=201",
 		"ce-time":   got.At.Format(time.RFC3339Nano), "Nats-Expected-Stream": recourse.StreamInbox,
 		"ce-id": "failure/prod/canary[%C3%A4%20%25]/rollout/2",

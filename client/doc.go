@@ -45,7 +45,14 @@
 //	    "id":"a1","intervention":3,"action":"Retry","why":"the registry is back"}'
 //	nats sub 'recourse.acme.default.shop.deploy.ex42.>'
 //
-// [Operator.Open] looks at the newest record of each execution that paused:
+// [Operator.Control] is the same for a pending retry, on the subject control.<principal>:
+//
+//	nats req recourse.acme.default.shop.deploy.ex42.control.ann \
+//	  '{"account":"acme","org":"default","project":"shop","pipeline":"deploy","execution":"ex42",
+//	    "id":"c1","wait":3,"do":"postpone","for":"30m","why":"maintenance until noon"}'
+//
+// [Operator.AnswerAll] and [Operator.ControlAll] say many things side by side. [Operator.Open] and [Operator.Retries] look at the
+// newest record of each execution that paused, or retried, and did not end:
 //
 //	nats stream get RECOURSE_JOURNAL --last-for 'recourse.acme.default.shop.deploy.ex42.>'
 //

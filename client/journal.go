@@ -152,6 +152,9 @@ func (j *journal) read(ctx context.Context, s scan, visit func(jetstream.Msg) er
 	}
 }
 
+// createConsumer begins the subject of a request for a consumer on the journal; its name and filter follow.
+const createConsumer = "$JS.API.CONSUMER.CREATE." + recourse.StreamJournal + "."
+
 // errConsumerLost says that a consumer is gone or missed something, and that a new one can go on.
 var errConsumerLost = errors.New("consumer lost")
 
@@ -165,10 +168,16 @@ func (j *journal) readOnce(ctx context.Context, s scan, visit func(jetstream.Msg
 		cfg.DeliverPolicy, cfg.OptStartSeq = jetstream.DeliverLastPerSubjectPolicy, 0
 	}
 	request, cancel := bounded(ctx)
+	request, done := unlessDenied(request, j.nc, createConsumer, "."+s.filter)
 	consumer, err := j.js.CreateConsumer(request, recourse.StreamJournal, cfg)
+	denied := context.Cause(request)
+	done()
 	cancel()
 	if err != nil {
-		if err = noAnswer(j.nc, err); !permanent(err) {
+		if err = noAnswer(j.nc, err); errors.Is(denied, ErrDenied) {
+			err = denied
+		}
+		if !permanent(err) {
 			return 0, lost(ctx, j.nc, err)
 		}
 		return 0, fmt.Errorf("read %s: %w%s", recourse.StreamJournal, err, hint(err))

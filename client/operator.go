@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -16,14 +15,16 @@ import (
 	"github.com/recourse-dev/recourse"
 )
 
-// ErrUndecided is in the error of [Operator.Answer] where the answer is stored, but ctx ended before it was decided.
+// ErrUndecided is in the error of [Operator.Answer] and [Operator.Control] where what was said is stored, but ctx ended before it was
+// decided.
 var ErrUndecided = errors.New("stored, but not decided yet")
 
-// RefusedError says that an answer was not accepted: the intervention is not open (any more), or does not allow the action.
+// RefusedError says that an answer or a control was not accepted: the intervention is not open (any more) or does not allow the action,
+// the retry is not pending (any more).
 type RefusedError struct {
 	// Reason is the record's: mostly AnswerRefused, but also Conflicting or ExecutionEnded.
 	Reason recourse.Reason
-	// Detail says why in words; where somebody answered before, who.
+	// Detail says why in words; where somebody or something came first, who or what, and when.
 	Detail string
 	// Record is the whole decision.
 	Record *recourse.Record
@@ -31,10 +32,15 @@ type RefusedError struct {
 
 // Error returns the reason and the detail.
 func (e *RefusedError) Error() string {
-	if e.Detail == "" {
-		return "answer refused: " + e.Reason.String()
+	what := "answer"
+	if e.Record != nil && e.Record.Input.Control != nil {
+		what = "control"
 	}
-	return "answer refused: " + e.Reason.String() + ": " + e.Detail
+	text := what + " refused: " + e.Reason.String()
+	if e.Detail != "" {
+		text += ": " + e.Detail
+	}
+	return text
 }
 
 // OpenIntervention is a question that waits for a person (R9).
@@ -50,6 +56,8 @@ type OpenIntervention struct {
 	// Deadline is when OnTimeout is carried out (UTC).
 	Deadline  time.Time
 	OnTimeout recourse.Action
+	// AnswerBy is who may answer; see [recourse.MayAnswer].
+	AnswerBy string
 	// Level and Strategy are where the strategy stands that asks.
 	Level    recourse.Level
 	Strategy string
@@ -60,7 +68,7 @@ type OpenIntervention struct {
 	Message  string
 }
 
-// Operator answers manual interventions and lists the open ones. It is safe for concurrent use.
+// Operator answers manual interventions, steps in where a retry waits, and lists both. It is safe for concurrent use.
 type Operator struct {
 	sender  *sender
 	journal *journal
@@ -95,29 +103,50 @@ func (o *Operator) Answer(ctx context.Context, a recourse.Answer) (*recourse.Rec
 	if err := a.Validate(); err != nil {
 		return nil, err
 	}
-	// Where to look for the decision is settled before the answer is published, so that it cannot be overlooked: the records
-	// after the newest one so far, or all of the execution where the answer may have been decided already.
+	// Another answer may have used the ID before; the decision on that one is not ours, but the conflict that follows is.
+	return o.say(ctx, said{Ref: a.Ref, what: "answer", id: a.ID, family: recourse.FamilyIntervention, at: a.At, repeat: repeat,
+		same: func(in *recourse.Input) bool {
+			return in.Answer != nil && in.Answer.Intervention == a.Intervention && in.Answer.Action == a.Action
+		}}, &a)
+}
+
+// said is an answer or a control on its way to its decision.
+type said struct {
+	recourse.Ref
+	what   string // it is
+	id     string
+	family recourse.Family
+	at     time.Time
+	repeat bool // it may have been decided already
+	same   func(*recourse.Input) bool
+}
+
+// say publishes what was said and waits for the record that decides on it.
+func (o *Operator) say(ctx context.Context, w said, input any) (*recourse.Record, error) {
+	// Where to look for the decision is settled before anything is published, so that it cannot be overlooked: the records after the
+	// newest one so far, or all of the execution where it may have been decided already.
 	from := uint64(1)
-	if !repeat {
-		sequence, err := o.newest(ctx, a.Ref)
+	if !w.repeat {
+		sequence, err := o.newest(ctx, w.Ref)
 		if err != nil {
 			return nil, err
 		}
 		from = sequence + 1
 	}
-	sequence, err := o.sender.send(ctx, a.Ref, event{id: a.ID, family: recourse.FamilyIntervention, at: a.At}, &a)
+	sequence, err := o.sender.send(ctx, w.Ref, event{id: w.id, family: w.family, at: w.at}, input)
 	if err != nil {
 		return nil, err
 	}
-	record, err := o.decision(ctx, &a, from)
+	record, err := o.decision(ctx, w, from)
 	if err != nil {
 		what := ""
 		if ctx.Err() != nil {
 			what = ": is a worker running?"
 		}
-		return nil, fmt.Errorf("answer %q (inbox sequence %d): %w: %w%s", a.ID, sequence, ErrUndecided, err, what)
+		return nil, fmt.Errorf("%s %q (inbox sequence %d): %w: %w%s", w.what, w.id, sequence, ErrUndecided, err, what)
 	}
-	if record.Reason != recourse.HumanDecision {
+	// A control that gives a retry up may come to what is superseded already; that is a decision all the same.
+	if record.Reason != recourse.HumanDecision && record.Ends == 0 {
 		return nil, &RefusedError{Reason: record.Reason, Detail: record.Detail, Record: record}
 	}
 	return record, nil
@@ -141,16 +170,15 @@ func (o *Operator) newest(ctx context.Context, ref recourse.Ref) (uint64, error)
 	return raw.Sequence, nil
 }
 
-// decision waits for the record of an answer.
-func (o *Operator) decision(ctx context.Context, a *recourse.Answer, from uint64) (found *recourse.Record, err error) {
-	key := "intervention/" + a.ID
-	err = o.journal.read(ctx, scan{filter: a.Prefix() + ".>", from: from}, func(msg jetstream.Msg) error {
+// decision waits for the record of what was said.
+func (o *Operator) decision(ctx context.Context, w said, from uint64) (found *recourse.Record, err error) {
+	key := string(w.family) + "/" + w.id
+	err = o.journal.read(ctx, scan{filter: w.Prefix() + ".>", from: from}, func(msg jetstream.Msg) error {
 		record, err := recourse.DecodeRecord(msg.Data())
 		if err != nil {
 			return fmt.Errorf("record on %s: %w", msg.Subject(), err)
 		}
-		// Another answer may have used the ID before; the decision on that one is not ours, but the conflict that follows is.
-		if record.Input.Key != key || !sameAnswer(record.Input.Answer, a) {
+		if record.Input.Key != key || !w.same(&record.Input) {
 			return nil
 		}
 		found = record
@@ -159,59 +187,13 @@ func (o *Operator) decision(ctx context.Context, a *recourse.Answer, from uint64
 	return found, err
 }
 
-func sameAnswer(decided *recourse.AnswerInput, a *recourse.Answer) bool {
-	return decided != nil && decided.Intervention == a.Intervention && decided.Action == a.Action
-}
-
-// openReaders bounds the executions that are looked at side by side.
-const openReaders = 16
-
 // Open lists the open interventions, the earliest deadline first. An empty id of filter stands for all. Each execution is read
 // as it is at some moment during the call; one that changes meanwhile may show either way. It looks at every execution in the
-// filter that ever paused, with a few direct gets each.
+// filter that ever paused and did not end, with a few direct gets each.
 func (o *Operator) Open(ctx context.Context, filter recourse.Ref) ([]OpenIntervention, error) {
-	stream, err := o.journal.stream(ctx)
+	open, err := eachWaiting(ctx, o.journal, filter, []string{pauses, closed}, openIn)
 	if err != nil {
-		return nil, err
-	}
-	prefixes, err := o.paused(ctx, filter)
-	if err != nil {
-		return nil, err
-	}
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	var (
-		group sync.WaitGroup
-		mu    sync.Mutex
-		open  []OpenIntervention
-		next  = make(chan string)
-	)
-	for range min(openReaders, len(prefixes)) {
-		group.Go(func() {
-			for prefix := range next {
-				found, err := openIn(ctx, stream, prefix)
-				if err != nil {
-					cancel(noAnswer(o.sender.nc, err)) // the first error stays
-					return
-				}
-				mu.Lock()
-				open = append(open, found...)
-				mu.Unlock()
-			}
-		})
-	}
-feed:
-	for prefix := range prefixes {
-		select {
-		case next <- prefix:
-		case <-ctx.Done():
-			break feed
-		}
-	}
-	close(next)
-	group.Wait()
-	if ctx.Err() != nil {
-		return nil, fmt.Errorf("open interventions: %w", context.Cause(ctx))
+		return nil, fmt.Errorf("open interventions: %w", err)
 	}
 	slices.SortFunc(open, func(a, b OpenIntervention) int {
 		return cmp.Or(a.Deadline.Compare(b.Deadline), cmp.Compare(a.Prefix(), b.Prefix()), cmp.Compare(a.ID, b.ID))
@@ -219,68 +201,20 @@ feed:
 	return open, nil
 }
 
-// paused returns the prefixes of the executions that ever paused.
-func (o *Operator) paused(ctx context.Context, filter recourse.Ref) (map[string]struct{}, error) {
-	prefixes := make(map[string]struct{})
-	pauses := filterSubject(filter, recourse.FamilyCommand, recourse.VerbPause.String())
-	err := o.journal.read(ctx, scan{filter: pauses, headersOnly: true}, func(msg jetstream.Msg) error {
-		subject, err := recourse.ParseSubject(msg.Subject())
-		if err != nil {
-			return err
-		}
-		prefixes[subject.Prefix] = struct{}{}
-		return nil
-	})
-	return prefixes, err
-}
-
 // openIn returns the open interventions of one execution.
-func openIn(ctx context.Context, stream jetstream.Stream, prefix string) ([]OpenIntervention, error) {
-	newest, err := last(ctx, stream, prefix)
-	if errors.Is(err, jetstream.ErrMsgNotFound) {
-		return nil, nil // it left the journal just now
-	}
+func openIn(ctx context.Context, stream jetstream.Stream, newest entry, waits []recourse.Wait) ([]OpenIntervention, error) {
+	waits = slices.DeleteFunc(waits, func(w recourse.Wait) bool { return w.Kind != recourse.WaitIntervention })
+	causes, err := causesOf(ctx, stream, newest.Prefix(), waits, pauses)
 	if err != nil {
 		return nil, err
 	}
-	waits, err := pendingWaits(ctx, stream, newest)
-	if err != nil {
-		return nil, err
-	}
-	var open []OpenIntervention
-	for _, w := range waits {
-		if w.Kind == recourse.WaitIntervention {
-			open = append(open, OpenIntervention{
-				Ref: newest.Ref, Node: w.Node, ID: w.Version, Attempt: w.Attempt, Allowed: w.Allowed, Deadline: w.DueAt,
-				OnTimeout: w.OnTimeout, Level: w.Level, Strategy: w.Strategy,
-			})
+	open := make([]OpenIntervention, len(waits))
+	for i, w := range waits {
+		c := causes[w.Version]
+		open[i] = OpenIntervention{
+			Ref: newest.Ref, Node: w.Node, ID: w.Version, Attempt: w.Attempt, Allowed: w.Allowed, Deadline: w.DueAt,
+			OnTimeout: w.OnTimeout, AnswerBy: w.AnswerBy, Level: w.Level, Strategy: w.Strategy, OpenedAt: c.at, Errors: c.errors, Message: c.message,
 		}
 	}
-	return open, describe(ctx, stream, prefix, open)
-}
-
-// describe adds what the records that opened the interventions say. It walks over the pauses of the execution, of which there
-// are few, and not over all of its records.
-func describe(ctx context.Context, stream jetstream.Stream, prefix string, open []OpenIntervention) error {
-	pauses := recourse.SubjectUnder(prefix, recourse.FamilyCommand, recourse.VerbPause.String())
-	for sequence, left := uint64(1), len(open); left > 0; {
-		e, err := nextOn(ctx, stream, pauses, sequence)
-		if errors.Is(err, jetstream.ErrMsgNotFound) {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-		for i := range open {
-			if open[i].ID == e.Version {
-				open[i].OpenedAt = e.At
-				if f := e.Input.Failure; f != nil {
-					open[i].Errors, open[i].Message = f.Errors, f.Message
-				}
-				left--
-			}
-		}
-		sequence = e.sequence + 1
-	}
-	return nil
+	return open, nil
 }

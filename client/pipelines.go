@@ -4,12 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
 	"strings"
 	"time"
 
-	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/recourse-dev/recourse"
@@ -85,42 +83,36 @@ func ListPipelines(ctx context.Context, js jetstream.JetStream, filter recourse.
 			parts[i] = "*"
 		}
 	}
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	watcher, err := bucket.Watch(ctx, strings.Join(parts, "."), jetstream.MetaOnly(), jetstream.IgnoreDeletes())
+	// Not by a watch: that takes a consumer, and whoever may create one on the bucket could have pipelines delivered anywhere.
+	stream, err := js.Stream(ctx, bucketStream)
 	if err != nil {
 		return nil, fmt.Errorf("list pipelines: %w", noAnswer(js.Conn(), err))
 	}
-	defer func() { _ = watcher.Stop() }()
-	var list []PipelineInfo
-	for {
-		select {
-		case <-ctx.Done():
-			return nil, fmt.Errorf("list pipelines: %w", ctx.Err())
-		case entry, ok := <-watcher.Updates():
-			if !ok {
-				return nil, fmt.Errorf("list pipelines: %w", nats.ErrConnectionClosed)
-			}
-			if entry == nil { // all that there was when the watch began
-				return sortedPipelines(list), nil
-			}
-			list = append(list, PipelineInfo{
-				Key: entry.Key(), Ref: refOfKey(entry.Key()), Revision: entry.Revision(), Created: entry.Created().UTC(),
-			})
-		}
+	info, err := stream.Info(ctx, jetstream.WithSubjectFilter(bucketSubjects+strings.Join(parts, ".")))
+	if err != nil {
+		return nil, fmt.Errorf("list pipelines: %w", noAnswer(js.Conn(), err))
 	}
+	var list []PipelineInfo
+	for subject := range info.State.Subjects {
+		key := strings.TrimPrefix(subject, bucketSubjects)
+		entry, err := bucket.Get(ctx, key)
+		if errors.Is(err, jetstream.ErrKeyNotFound) {
+			continue // deleted
+		}
+		if err != nil {
+			return nil, fmt.Errorf("list pipelines: %s: %w", key, noAnswer(js.Conn(), err))
+		}
+		list = append(list, PipelineInfo{Key: key, Ref: refOfKey(key), Revision: entry.Revision(), Created: entry.Created().UTC()})
+	}
+	slices.SortFunc(list, func(a, b PipelineInfo) int { return strings.Compare(a.Key, b.Key) })
+	return list, nil
 }
 
-// sortedPipelines keeps the newest entry of each key: one that was put during the listing shows up twice.
-func sortedPipelines(list []PipelineInfo) []PipelineInfo {
-	newest := make(map[string]PipelineInfo, len(list))
-	for _, p := range list {
-		if p.Revision > newest[p.Key].Revision {
-			newest[p.Key] = p
-		}
-	}
-	return slices.SortedFunc(maps.Values(newest), func(a, b PipelineInfo) int { return strings.Compare(a.Key, b.Key) })
-}
+// The stream behind the bucket, and what stands before the keys in its subjects.
+const (
+	bucketStream   = "KV_" + recourse.BucketPipelines
+	bucketSubjects = "$KV." + recourse.BucketPipelines + "."
+)
 
 func pipelineBucket(ctx context.Context, js jetstream.JetStream) (jetstream.KeyValue, error) {
 	ctx, cancel := bounded(ctx)

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -64,15 +63,11 @@ func (s *sender) send(ctx context.Context, ref recourse.Ref, e event, input any)
 	}
 	subject := ref.Subject(e.family, s.principal)
 	header := nats.Header{
-		"ce-specversion": {"1.0"},
-		"ce-id":          {percentEncode(e.id)},
-		"ce-source":      {"/" + strings.ReplaceAll(subject, ".", "/")},
-		"ce-type":        {"dev.recourse." + string(e.family)},
-		"ce-time":        {e.at.UTC().Format(time.RFC3339Nano)},
-		"content-type":   {jsonType},
+		"content-type": {jsonType},
 		// Another stream that happens to take the subject must not pass for the inbox.
 		jetstream.ExpectedStreamHeader: {recourse.StreamInbox},
 	}
+	recourse.SetEventHeader(header, recourse.Event{ID: e.id, Source: recourse.EventSource(subject), Type: recourse.EventType(e.family), Time: e.at})
 	injectTrace(ctx, header)
 	if _, ok := ctx.Deadline(); !ok {
 		var cancel context.CancelFunc
@@ -87,12 +82,17 @@ func (s *sender) publish(ctx context.Context, msg *nats.Msg) (uint64, error) {
 	var last error
 	for pause := firstPause; ; pause = min(2*pause, longestPause) {
 		attempt, cancel := context.WithTimeout(ctx, answerTimeout)
+		attempt, done := unlessDenied(attempt, s.nc, msg.Subject, msg.Subject)
 		ack, err := s.js.PublishMsg(attempt, msg, jetstream.WithRetryAttempts(0)) // the loop is the retry
+		denied := context.Cause(attempt)
+		done()
 		cancel()
 		if err == nil {
 			return ack.Sequence, nil
 		}
-		err = noAnswer(s.nc, err)
+		if err = noAnswer(s.nc, err); errors.Is(denied, ErrDenied) {
+			err = denied
+		}
 		if permanent(err) {
 			return 0, fmt.Errorf("publish %s: %w", msg.Subject, err)
 		}
@@ -142,21 +142,7 @@ func noAnswer(nc *nats.Conn, err error) error {
 		return err
 	}
 	if violation := nc.LastError(); errors.Is(violation, nats.ErrPermissionViolation) {
-		return fmt.Errorf("%w: %w: grant it to the user of this connection", ErrDenied, violation)
+		return deniedError(violation)
 	}
 	return err
-}
-
-// percentEncode encodes a value for a CloudEvents header: what is not printable ASCII, and space, quote and percent.
-func percentEncode(s string) string {
-	const digits = "0123456789ABCDEF"
-	var b strings.Builder
-	for i := range len(s) {
-		if c := s[i]; c <= ' ' || c >= 0x7f || c == '"' || c == '%' {
-			b.Write([]byte{'%', digits[c>>4], digits[c&15]})
-		} else {
-			b.WriteByte(c)
-		}
-	}
-	return b.String()
 }

@@ -36,6 +36,7 @@ var scenarios = []struct {
 	{"AbortAgainstRetry", abortAgainstRetry},
 	{"EndCancelsWaits", endCancelsWaits},
 	{"Controls", controls},
+	{"Events", events},
 }
 
 func runScenarios(t *testing.T, e *env) {
@@ -309,6 +310,10 @@ func poison(t *testing.T, e *env, account string) {
 		{recourse.ReasonBadJSON, "", nats.Header{"Status": {"409"}, "Description": {"Consumer Deleted"}}, ""},
 		{recourse.ReasonBadJSON, "", nats.Header{"Status": {"100"}, "Description": {"Idle Heartbeat"}}, ""},
 		{recourse.ReasonBadJSON, "{", nats.Header{"Recourse-Reason": {"none"}, "Recourse-Sequence": {"1"}, "nats-rollup": {"all"}, "Two": {"one", "two"}}, ""},
+		// What claims to be an event and is none that can be taken.
+		{recourse.ReasonDuplicateKey, good, nats.Header{"ce-id": {"one", "two"}}, ""},
+		{recourse.ReasonInvalid, good, nats.Header{"Ce-Specversion": {"1.0"}, "Ce-Id": {"1"}, "Ce-Source": {"/ci"}}, ""},
+		{recourse.ReasonUnknownType, good, nats.Header{"ce-specversion": {"1.0"}, "ce-id": {"1"}, "ce-source": {"/ci"}, "ce-type": {"com.example.failure"}}, ""},
 	} {
 		at := tc.at
 		if at == "" {
@@ -342,7 +347,7 @@ func poison(t *testing.T, e *env, account string) {
 	f := failure(ref, "s/headers", 1, recourse.Timeout)
 	e.raw(t, subject, nats.Header{
 		"traceparent": {"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", "garbage"}, "TraceParent": {"x"}, "baggage": {"a=b", "c"},
-		"ce-id": {"one", "two"}, "nats-rollup": {"all"}, "Empty": {""},
+		"ce-custom": {"one", "two"}, "nats-rollup": {"all"}, "Empty": {""},
 	}, must(recourse.Encode(&f))(t))
 	for name, value := range map[string]string{"Nats-Rollup": "all", "Nats-Schedule": "@at 2030-01-01T00:00:00Z", "Nats-TTL": "1s", "Nats-Expected-Stream": "OTHER"} {
 		f := failure(ref, "s/refused", 1, recourse.Timeout)
@@ -362,8 +367,8 @@ func poison(t *testing.T, e *env, account string) {
 	e.raw(t, subject, nil, []byte(`["`+strings.Repeat("z", recourse.MaxSize-200)+`"]`))
 	h := checkJournal(t, e.js, account)
 	recs := records(t, h, ref)
-	if want := 23 + 2; len(recs) != want || len(h.Rejected) != 23+1 {
-		t.Errorf("%d records, want %d; %d rejected, want %d", len(recs), want, len(h.Rejected), 24)
+	if want := 26 + 2; len(recs) != want || len(h.Rejected) != 26+1 {
+		t.Errorf("%d records, want %d; %d rejected, want %d", len(recs), want, len(h.Rejected), 27)
 	}
 	c.heard(t, recs, "ex")
 }

@@ -19,6 +19,7 @@ import (
 	"github.com/recourse-dev/recourse/client"
 	"github.com/recourse-dev/recourse/internal/broker"
 	"github.com/recourse-dev/recourse/internal/demo"
+	"github.com/recourse-dev/recourse/internal/telemetry"
 	"github.com/recourse-dev/recourse/internal/worker"
 )
 
@@ -42,7 +43,8 @@ Without a server it starts one of its own, with a data directory of its own.
 
 Every flag can also be set by an environment variable, RECOURSE_ and its name in capitals (RECOURSE_DATA_DIR), and in the file
 given with --config, as YAML by its name (data-dir: …). Flags win over the environment, the environment over the file. The
-connection also follows the variables and contexts of the nats command (NATS_URL, NATS_CONTEXT, NATS_CREDS, …).`,
+connection also follows the variables and contexts of the nats command (NATS_URL, NATS_CONTEXT, NATS_CREDS, …), the export of traces,
+metrics and logs the standard ones of OpenTelemetry (OTEL_EXPORTER_OTLP_ENDPOINT, OTEL_TRACES_SAMPLER, …; docs/telemetry.md).`,
 		Args:          noArgs,
 		SilenceErrors: true,
 		SilenceUsage:  true,
@@ -63,7 +65,7 @@ connection also follows the variables and contexts of the nats command (NATS_URL
 	}
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &usageError{err} })
 	o.register(root.Flags())
-	root.PersistentFlags().String("admin-listen", "", "host:port of the health endpoints /livez and /readyz")
+	root.PersistentFlags().String("admin-listen", "", "host:port of /livez, /readyz and /metrics, or a port alone on 127.0.0.1 (default none)")
 	root.PersistentFlags().String("config", "", "YAML `file` with settings")
 	root.AddCommand(healthcheck(), demo.Command())
 	return root
@@ -93,6 +95,8 @@ type options struct {
 	stopWithin time.Duration
 	sweepEvery time.Duration
 	sweepGrace time.Duration
+	pprof      bool
+	delayed    telemetry.DelayedRetry
 	logLevel   zapcore.Level
 	logFormat  string
 	flags      *pflag.FlagSet
@@ -130,6 +134,8 @@ func (o *options) register(f *pflag.FlagSet) {
 	f.DurationVar(&o.stopWithin, "stop-within", 20*time.Second, "how long a stop may take to finish what is in hand")
 	f.DurationVar(&o.sweepEvery, "sweep-every", 10*time.Second, "how often overdue waits are looked for")
 	f.DurationVar(&o.sweepGrace, "sweep-grace", 30*time.Second, "how long a wait may be overdue before it is armed again")
+	f.BoolVar(&o.pprof, "pprof", false, "Go's profiles beside the admin endpoints, under /debug/pprof/")
+	f.TextVar(&o.delayed, "delayed-retry", o.delayed, "traces across waits: link (a new trace, linked) or parent (the same trace)")
 	f.TextVar(&o.logLevel, "log-level", o.logLevel, "debug, info, warn or error")
 	f.StringVar(&o.logFormat, "log-format", "json", "json or console")
 }
@@ -149,6 +155,7 @@ func (o *options) config(getenv func(string) string) (worker.Config, error) {
 		Semantics:  o.semantics,
 		StopWithin: o.stopWithin,
 		Log:        log,
+		Pprof:      o.pprof, DelayedRetry: o.delayed,
 	}
 	if cfg.AdminListen, err = o.flags.GetString("admin-listen"); err != nil {
 		return worker.Config{}, err
@@ -266,6 +273,9 @@ func healthcheck() *cobra.Command {
 			}
 			if listen == "" {
 				return &usageError{fmt.Errorf("--admin-listen is needed: where the worker's health endpoints are")}
+			}
+			if !strings.Contains(listen, ":") {
+				listen = ":" + listen
 			}
 			if strings.HasPrefix(listen, ":") {
 				listen = "127.0.0.1" + listen

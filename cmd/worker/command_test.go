@@ -19,6 +19,7 @@ import (
 
 	"github.com/recourse-dev/recourse"
 	"github.com/recourse-dev/recourse/internal/broker"
+	"github.com/recourse-dev/recourse/internal/telemetry"
 	"github.com/recourse-dev/recourse/internal/worker"
 )
 
@@ -55,6 +56,7 @@ func TestPrecedence(t *testing.T) {
 	env := environment{
 		"RECOURSE_CONFIG": config, "RECOURSE_LANES": "2", "RECOURSE_PREFETCH": "2", "RECOURSE_SERVER": "nats://env:4222", "RECOURSE_ADMIN_LISTEN": "env:1",
 		"NATS_URL": "nats://nats-command:4222", "NATS_CREDS": "/env.creds", "RECOURSE_SWEEP_GRACE": "",
+		"RECOURSE_DELAYED_RETRY": "parent", "RECOURSE_PPROF": "true",
 	}
 	cfg, err := settings(t, env, "--lanes", "3", "--admin-listen=flag:1")
 	if err != nil {
@@ -75,6 +77,8 @@ func TestPrecedence(t *testing.T) {
 		{"a key without a value is left out", cfg.Streams.Replicas, 0},
 		{"an empty variable is left out", cfg.Sweeper.Grace, 30 * time.Second},
 		{"default", cfg.Provision, broker.ModeCreate},
+		{"how traces hang together", cfg.DelayedRetry, telemetry.ParentDelayed},
+		{"profiles", cfg.Pprof, true},
 	} {
 		if tc.got != tc.want {
 			t.Errorf("%s: %v, want %v", tc.name, tc.got, tc.want)
@@ -103,6 +107,9 @@ func TestDefaults(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if cfg.AdminListen != "" || cfg.Pprof || cfg.DelayedRetry != telemetry.LinkDelayed {
+		t.Errorf("%+v", cfg)
+	}
 	if cfg.Embedded.Sync != broker.SyncAlways || cfg.Log == nil || !cfg.Log.Core().Enabled(zapcore.InfoLevel) || cfg.Log.Core().Enabled(zapcore.DebugLevel) {
 		t.Errorf("%+v", cfg)
 	}
@@ -130,6 +137,7 @@ func TestExitCodes(t *testing.T) {
 		{"a negative number", nil, []string{"--lanes", "-1"}, 2, "lanes"},
 		{"a negative duration", nil, []string{"--sweep-every", "-1s"}, 2, "sweep-every"},
 		{"not a mode", nil, []string{"--provision", "perhaps"}, 2, "perhaps"},
+		{"not a way to trace", nil, []string{"--delayed-retry", "both"}, 2, "both"},
 		{"not a semantics", nil, []string{"--semantics", "mine"}, 2, "mine"},
 		{"not a format", nil, []string{"--log-format", "xml"}, 2, "xml"},
 		{"not a number in the environment", environment{"RECOURSE_LANES": "many"}, nil, 2, "RECOURSE_LANES"},
@@ -203,7 +211,8 @@ func TestHealthcheck(t *testing.T) {
 		args []string
 	}{
 		{"flag", nil, []string{"--admin-listen", address}},
-		{"port alone", nil, []string{"--admin-listen", ":" + port}},
+		{"port of all interfaces", nil, []string{"--admin-listen", ":" + port}},
+		{"port alone", nil, []string{"--admin-listen", port}},
 		{"environment", environment{"RECOURSE_ADMIN_LISTEN": address}, nil},
 		{"the worker's file", environment{"RECOURSE_CONFIG": config}, nil},
 	} {

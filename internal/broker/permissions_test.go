@@ -157,7 +157,7 @@ var publishMatrix = []struct {
 	{"$JS.API.STREAM.INFO.RECOURSE_JOURNAL", []string{operator, viewer, worker, admin}},
 	{"$JS.API.STREAM.INFO.RECOURSE_TIMERS", []string{viewer, worker, admin}},
 	{"$JS.API.STREAM.INFO.RECOURSE_REJECTED", []string{viewer, worker, admin}},
-	{"$JS.API.STREAM.INFO.KV_RECOURSE_PIPELINES", []string{viewer, worker, admin}},
+	{"$JS.API.STREAM.INFO.KV_RECOURSE_PIPELINES", []string{operator, viewer, worker, admin}},
 	{"$JS.API.STREAM.INFO.OTHER", []string{admin}},
 	{"$JS.API.STREAM.LIST", []string{admin}},
 	{"$JS.API.STREAM.NAMES", []string{admin}},
@@ -169,7 +169,7 @@ var publishMatrix = []struct {
 	{"$JS.API.STREAM.MSG.GET.RECOURSE_INBOX", []string{admin}},
 	{"$JS.API.DIRECT.GET.RECOURSE_REJECTED", []string{admin}},
 	{"$JS.API.DIRECT.GET.RECOURSE_TIMERS", []string{admin}},
-	{"$JS.API.DIRECT.GET.KV_RECOURSE_PIPELINES.$KV.RECOURSE_PIPELINES.acme.o.p.pl", []string{viewer, worker, admin}},
+	{"$JS.API.DIRECT.GET.KV_RECOURSE_PIPELINES.$KV.RECOURSE_PIPELINES.acme.o.p.pl", []string{operator, viewer, worker, admin}},
 	{"$JS.API.DIRECT.GET.KV_RECOURSE_PIPELINES.$KV.RECOURSE_PIPELINES.evil.o.p.pl", []string{worker, admin}},
 	{"$JS.API.DIRECT.GET.KV_RECOURSE_PIPELINES", []string{worker, admin}},
 	// consumers on the journal
@@ -390,9 +390,20 @@ func TestRolesCanDoTheirWork(t *testing.T) {
 		check(t, err)
 		check(t, js.DeleteConsumer(ctx, recourse.StreamJournal, reader.CachedInfo().Name))
 	}
-	bucket, err = users[viewer].js.KeyValue(ctx, recourse.BucketPipelines)
-	check(t, err)
-	_, err = bucket.Get(ctx, ref.PipelineKey())
+	for _, role := range []string{operator, viewer} { // without a consumer, which could deliver pipelines anywhere
+		bucket, err = users[role].js.KeyValue(ctx, recourse.BucketPipelines)
+		check(t, err)
+		_, err = bucket.Get(ctx, ref.PipelineKey())
+		check(t, err)
+		keys, err := users[role].js.Stream(ctx, "KV_"+recourse.BucketPipelines)
+		check(t, err)
+		info, err := keys.Info(ctx, jetstream.WithSubjectFilter("$KV."+recourse.BucketPipelines+".acme.>"))
+		check(t, err)
+		if len(info.State.Subjects) != 1 {
+			t.Errorf("%s sees the pipelines %v", role, info.State.Subjects)
+		}
+	}
+	_, err = users[operator].js.Publish(ctx, ref.Subject(recourse.FamilyControl, operator), []byte("{}"), jetstream.WithExpectStream(recourse.StreamInbox))
 	check(t, err)
 	_, err = users[viewer].js.Consumer(ctx, recourse.StreamInbox, ConsumerInbox)
 	check(t, err)

@@ -79,6 +79,7 @@ type item struct {
 	subject  recourse.Subject
 	metadata *jetstream.MsgMetadata
 	received time.Time
+	told     telemetry.Handling // from handle on
 }
 
 // New returns a consumer that is not running.
@@ -180,7 +181,7 @@ func (c *Consumer) dispatch(msg jetstream.Msg) {
 	if it.subject, err = recourse.ParseSubject(msg.Subject()); err != nil {
 		// The streams take no other subjects; were one changed by hand, this must not stop the rest.
 		c.telemetry.Log.Error("a message on a subject nobody expects was dropped", zap.String("subject", msg.Subject()), zap.Error(err))
-		c.settle(it, msg.Term())
+		c.unsettled(it, msg.Term())
 		return
 	}
 	c.inHand.add(it)
@@ -193,7 +194,8 @@ func (c *Consumer) handle(ctx context.Context, it *item) {
 	if ctx.Err() != nil {
 		return // not finished in time: delivered again
 	}
-	ctx = c.telemetry.Received(ctx, it.msg, it.metadata)
+	ctx = c.telemetry.Received(ctx, &it.told, telemetry.Message{Msg: it.msg, Subject: it.subject, Metadata: it.metadata, Received: it.received})
+	defer it.told.End()
 	in, err := c.input(it)
 	var undecodable *recourse.DecodeError
 	switch {
@@ -201,35 +203,58 @@ func (c *Consumer) handle(ctx context.Context, it *item) {
 		c.reject(ctx, it, undecodable)
 		return
 	case in == nil:
-		c.settle(it, it.msg.Ack()) // a schedule was cancelled
+		it.told.Cancelled(ctx)
+		c.ack(ctx, it)
 		return
 	}
+	it.told.Addressed(in)
 	var early *earlyError
 	switch err := c.process(ctx, it, in); {
 	case errors.As(err, &early):
 		// The server's clock is ahead. Armed again it would fire at once, over and over; so the hint itself waits.
-		c.settle(it, it.msg.NakWithDelay(max(min(early.dueAt.Sub(c.cfg.Now()), c.cfg.AckWait), time.Millisecond)))
+		c.nak(ctx, it, max(min(early.dueAt.Sub(c.cfg.Now()), c.cfg.AckWait), time.Millisecond))
 		return
 	case err != nil:
-		c.telemetry.Failed(ctx, it.msg.Subject(), err)
-		c.settle(it, it.msg.NakWithDelay(c.cfg.RetryDelay))
+		it.told.Failed(ctx, err)
+		c.nak(ctx, it, c.cfg.RetryDelay)
 		return
 	}
-	c.settle(it, it.msg.Ack())
+	c.ack(ctx, it)
 }
 
 func (c *Consumer) reject(ctx context.Context, it *item, why *recourse.DecodeError) {
-	if err := c.journal.Reject(ctx, it.msg, it.metadata.Sequence.Stream, why.Reason, why.Err); err != nil {
-		c.telemetry.Failed(ctx, it.msg.Subject(), err)
-		c.settle(it, it.msg.NakWithDelay(c.cfg.RetryDelay))
+	// It keeps the headers it came with: who publishes it again continues the trace in which it was published first.
+	publishingCtx, publishing, _ := it.told.Publishing(ctx, recourse.StreamRejected, recourse.FamilyRejected, string(why.Reason))
+	err := c.journal.Reject(publishingCtx, it.msg, it.metadata.Sequence.Stream, why.Reason, why.Err)
+	publishing.End(recourse.StreamRejected, 0, err)
+	if err != nil {
+		it.told.Failed(ctx, err)
+		c.nak(ctx, it, c.cfg.RetryDelay)
 		return
 	}
-	c.telemetry.Rejected(ctx, it.msg.Subject(), why.Reason, why.Err)
-	c.settle(it, it.msg.TermWithReason(string(why.Reason)))
+	it.told.Rejected(ctx, why.Reason, why.Err)
+	settling := it.told.Settling(ctx, "term")
+	err = it.msg.TermWithReason(string(why.Reason))
+	settling.End(err)
+	c.unsettled(it, err)
 }
 
-// settle only logs what a settlement could not do: the message is then delivered again, which is harmless (R12).
-func (c *Consumer) settle(it *item, err error) {
+func (c *Consumer) ack(ctx context.Context, it *item) {
+	settling := it.told.Settling(ctx, "ack")
+	err := it.msg.Ack()
+	settling.End(err)
+	c.unsettled(it, err)
+}
+
+func (c *Consumer) nak(ctx context.Context, it *item, delay time.Duration) {
+	settling := it.told.Settling(ctx, "nak")
+	err := it.msg.NakWithDelay(delay)
+	settling.End(err)
+	c.unsettled(it, err)
+}
+
+// unsettled only logs what a settlement could not do: the message is then delivered again, which is harmless (R12).
+func (c *Consumer) unsettled(it *item, err error) {
 	if err != nil {
 		c.telemetry.Log.Warn("a message could not be settled and will be delivered again", zap.String("subject", it.msg.Subject()), zap.Error(err))
 	}

@@ -1,13 +1,13 @@
 package consumer
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"strconv"
 	"time"
 
-	"github.com/nats-io/nats.go"
 	"github.com/recourse-dev/recourse"
 	"github.com/recourse-dev/recourse/internal/decide"
 	"go.uber.org/zap"
@@ -18,9 +18,16 @@ const maxTries = 32
 
 // input decodes a message. A nil input without error is a cancelled schedule, which needs nothing.
 func (c *Consumer) input(it *item) (*decide.Input, error) {
+	if it.subject.Family == recourse.FamilyDue {
+		return dueInput(it)
+	}
+	body, event, err := recourse.OpenInput(it.subject, it.msg.Headers(), it.msg.Data())
+	if err != nil {
+		return nil, err
+	}
 	switch it.subject.Family {
 	case recourse.FamilyFailure:
-		f, err := recourse.DecodeFailure(it.msg.Data())
+		f, err := recourse.DecodeFailure(body)
 		if err != nil {
 			return nil, err
 		}
@@ -33,14 +40,12 @@ func (c *Consumer) input(it *item) (*decide.Input, error) {
 		}}
 		return c.addressed(it, in)
 	case recourse.FamilyIntervention:
-		a, err := recourse.DecodeAnswer(it.msg.Data())
+		a, err := recourse.DecodeAnswer(body)
 		if err != nil {
 			return nil, err
 		}
 		a.Clean()
-		if a.ID == "" {
-			a.ID = "sequence-" + strconv.FormatUint(it.metadata.Sequence.Stream, 10)
-		}
+		a.ID = cmp.Or(a.ID, event.Key(), "sequence-"+strconv.FormatUint(it.metadata.Sequence.Stream, 10))
 		if a.Who == "" {
 			a.Who = it.subject.Detail
 		}
@@ -50,14 +55,12 @@ func (c *Consumer) input(it *item) (*decide.Input, error) {
 		}}
 		return c.addressed(it, in)
 	case recourse.FamilyControl:
-		o, err := recourse.DecodeControl(it.msg.Data())
+		o, err := recourse.DecodeControl(body)
 		if err != nil {
 			return nil, err
 		}
 		o.Clean()
-		if o.ID == "" {
-			o.ID = "sequence-" + strconv.FormatUint(it.metadata.Sequence.Stream, 10)
-		}
+		o.ID = cmp.Or(o.ID, event.Key(), "sequence-"+strconv.FormatUint(it.metadata.Sequence.Stream, 10))
 		if o.Who == "" {
 			o.Who = it.subject.Detail
 		}
@@ -67,14 +70,12 @@ func (c *Consumer) input(it *item) (*decide.Input, error) {
 		}}
 		return c.addressed(it, in)
 	case recourse.FamilyLifecycle:
-		l, err := recourse.DecodeLifecycle(it.msg.Data())
+		l, err := recourse.DecodeLifecycle(body)
 		if err != nil {
 			return nil, err
 		}
 		l.Clean()
 		return c.addressed(it, &decide.Input{Ref: l.Ref, Input: recourse.Input{Key: l.Key(), Lifecycle: l.Event, Why: l.Why}})
-	case recourse.FamilyDue:
-		return dueInput(it)
 	default:
 		return nil, &recourse.DecodeError{Reason: recourse.ReasonWrongSubject, Err: fmt.Errorf("family %q is no input", it.subject.Family)}
 	}
@@ -123,7 +124,7 @@ func (c *Consumer) process(ctx context.Context, it *item, in *decide.Input) erro
 			if !errors.Is(err, decide.ErrConflict) && !errors.Is(err, decide.ErrUnknownOutcome) {
 				return err
 			}
-			c.telemetry.Conflict(ctx, prefix)
+			it.told.Conflict(ctx, err)
 			if ctx.Err() != nil {
 				return err
 			}
@@ -158,41 +159,66 @@ func (c *Consumer) decide(ctx context.Context, it *item, in *decide.Input, head 
 		return false, err
 	}
 	now := c.cfg.Now().UTC()
+	deciding := it.told.Deciding(ctx)
 	result, version := decide.Decide(rec, pipeline, head, in, now)
+	deciding.End(in, result, version, rec)
 	if result == decide.Early {
-		c.telemetry.Repeated(ctx, result, c.cfg.Now().Sub(it.received))
+		it.told.Repeated(ctx, result, c.cfg.Now())
 		return true, &earlyError{dueAt: pendingWait(head, version).DueAt}
 	}
 	if result != decide.Decided {
-		err := c.arm(ctx, it.subject.Prefix, head, version)
+		err := c.arm(ctx, it, head, version)
 		if err == nil {
-			c.telemetry.Repeated(ctx, result, c.cfg.Now().Sub(it.received))
+			it.told.Repeated(ctx, result, c.cfg.Now())
 		}
 		return true, err
+	}
+	var due *recourse.Wait
+	if in.Due != 0 { // sealing ends it
+		if w := pendingWait(head, in.Due); w != nil {
+			came := *w
+			due = &came
+		}
 	}
 	body, err := decide.Seal(rec, head)
 	if err != nil {
 		return false, fmt.Errorf("encode record: %w", err)
 	}
-	sequence, err := c.journal.Append(ctx, it.subject.Prefix, rec, body, c.header(ctx))
+	sequence, err := c.append(ctx, it, rec, body)
 	if err != nil {
 		return false, err
 	}
 	head.Appended(rec, sequence)
-	c.telemetry.Recorded(ctx, rec, c.cfg.Now().Sub(it.received))
-	if err := c.arm(ctx, it.subject.Prefix, head, rec.Wait.Version); err != nil {
+	it.told.Recorded(ctx, rec, due, c.cfg.Now())
+	if err := c.arm(ctx, it, head, rec.Wait.Version); err != nil {
 		return true, err
 	}
 	c.cancel(ctx, it.subject.Prefix, rec)
 	return true, nil
 }
 
-// arm schedules the wait of a version where it is still pending.
-func (c *Consumer) arm(ctx context.Context, prefix string, head *decide.Head, version uint64) error {
-	if w := pendingWait(head, version); w != nil {
-		return c.timers.Arm(ctx, prefix, version, w.DueAt, c.header(ctx))
+// append stores a record, which continues the trace of its input.
+func (c *Consumer) append(ctx context.Context, it *item, rec *recourse.Record, body []byte) (uint64, error) {
+	family, detail := recourse.FamilyDecision, rec.Kind
+	if rec.Command.Verb != 0 {
+		family, detail = recourse.FamilyCommand, rec.Command.Verb.String()
 	}
-	return nil
+	ctx, publishing, header := it.told.Publishing(ctx, recourse.StreamJournal, family, detail)
+	sequence, err := c.journal.Append(ctx, it.subject.Prefix, rec, body, header)
+	publishing.End(recourse.StreamJournal, sequence, err)
+	return sequence, err
+}
+
+// arm schedules the wait of a version where it is still pending.
+func (c *Consumer) arm(ctx context.Context, it *item, head *decide.Head, version uint64) error {
+	w := pendingWait(head, version)
+	if w == nil {
+		return nil
+	}
+	ctx, publishing, header := it.told.Publishing(ctx, recourse.StreamTimers, recourse.FamilyTimer, recourse.VersionDetail(version))
+	err := c.timers.Arm(ctx, it.subject.Prefix, version, w.DueAt, header)
+	publishing.End(recourse.StreamTimers, 0, err)
+	return err
 }
 
 // pendingWait returns the wait of a version, nil where nothing waits for it.
@@ -223,12 +249,6 @@ func (c *Consumer) cancel(ctx context.Context, prefix string, rec *recourse.Reco
 	for _, version := range rec.Cancelled {
 		_ = c.timers.Cancel(ctx, prefix, version)
 	}
-}
-
-func (c *Consumer) header(ctx context.Context) nats.Header {
-	header := make(nats.Header, 6)
-	c.telemetry.Inject(ctx, header)
-	return header
 }
 
 // Overdue says whether an execution still waits for a version and since when, for the sweeper.

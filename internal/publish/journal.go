@@ -152,12 +152,19 @@ func (j *Journal) get(ctx context.Context, subject string, request []byte) (*rec
 func (j *Journal) Append(ctx context.Context, prefix string, rec *recourse.Record, body []byte, header nats.Header) (uint64, error) {
 	header[jetstream.ExpectedLastSubjSeqHeader] = []string{strconv.FormatUint(rec.Previous, 10)}
 	header[jetstream.ExpectedLastSubjSeqSubjHeader] = []string{prefix + ".>"}
-	header[recourse.HeaderVersion] = []string{strconv.FormatUint(rec.Version, 10)}
+	recourse.SetEventHeader(header, rec.Event(prefix))
+	header[recourse.HeaderVersion] = header[recourse.HeaderEventID] // in decimal, both
 	if rec.Wait.Version != 0 {
 		header[recourse.HeaderDueAt] = []string{rec.Wait.DueAt.UTC().Format(time.RFC3339Nano)}
 	}
 	if rec.Ends != 0 {
 		header[recourse.HeaderEnds] = []string{strconv.FormatUint(rec.Ends, 10)}
+	}
+	if len(rec.Cancelled) > 0 {
+		header[recourse.HeaderCancels] = []string{recourse.FormatVersions(rec.Cancelled)}
+	}
+	if rec.Input.Failure != nil {
+		header[recourse.HeaderFailure] = []string{rec.FailureSummary()}
 	}
 	future, err := j.js.PublishMsgAsync(&nats.Msg{Subject: rec.SubjectUnder(prefix), Header: header, Data: body})
 	if err != nil {

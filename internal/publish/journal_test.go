@@ -234,7 +234,7 @@ func TestAppendHeaders(t *testing.T) {
 	_, _, js, journal := provisioned(t, Config{})
 	rec, body := decided(t, new(decide.Head), "s/a", 1)
 	due := time.Date(2030, 1, 2, 3, 4, 5, 6789, time.FixedZone("", 3600))
-	rec.Wait.Version, rec.Wait.DueAt, rec.Ends = 1, due, 7
+	rec.Wait.Version, rec.Wait.DueAt, rec.Ends, rec.Cancelled = 1, due, 7, []uint64{8, 12}
 	sequence, err := journal.Append(t.Context(), ref.Prefix(), rec, body, nats.Header{"traceparent": {"00-x"}})
 	if err != nil {
 		t.Fatal(err)
@@ -249,6 +249,9 @@ func TestAppendHeaders(t *testing.T) {
 	}
 	for name, want := range map[string]string{
 		recourse.HeaderVersion: "1", recourse.HeaderDueAt: "2030-01-02T02:04:05.000006789Z", recourse.HeaderEnds: "7", "traceparent": "00-x",
+		recourse.HeaderCancels: "8,12", recourse.HeaderFailure: rec.FailureSummary(),
+		"ce-specversion": "1.0", "ce-id": "1", "ce-source": "/" + strings.ReplaceAll(ref.Prefix(), ".", "/"), "ce-type": rec.Event(ref.Prefix()).Type,
+		"ce-time": rec.At.Format(time.RFC3339Nano), "ce-subject": "s/a", "ce-datacontenttype": "application/json",
 	} {
 		if got := msg.Header.Get(name); got != want {
 			t.Errorf("%s: %q, want %q", name, got, want)

@@ -1,109 +1,127 @@
-// Package telemetry is what a worker tells of itself: one log line and the spans of each input, with the trace of the failure carried
-// into the command.
+// Package telemetry is what a worker tells of itself: spans, metrics and log lines of each input, with the trace of the failure carried
+// into the command and across waits. docs/telemetry.md lists every name.
+//
+// The OTEL_* variables decide what is exported ([Start]). Where nothing is, nothing is recorded either: following an input then allocates
+// nothing, and what came with a message in trace context goes into what is published about it, as it came.
+//
+// It does not decide, and nothing waits for it: what an exporter cannot send in time is dropped.
 package telemetry
 
 import (
 	"context"
+	"net/http"
 	"time"
 
-	"github.com/nats-io/nats.go"
-	"github.com/nats-io/nats.go/jetstream"
-	"github.com/recourse-dev/recourse"
-	"github.com/recourse-dev/recourse/client"
-	"github.com/recourse-dev/recourse/internal/decide"
-	"go.opentelemetry.io/otel"
-	"go.opentelemetry.io/otel/attribute"
-	"go.opentelemetry.io/otel/codes"
-	"go.opentelemetry.io/otel/propagation"
+	"github.com/prometheus/client_golang/prometheus"
 	"go.opentelemetry.io/otel/trace"
 	"go.uber.org/zap"
+
+	"github.com/recourse-dev/recourse"
+	"github.com/recourse-dev/recourse/internal/decide"
 )
 
-// Telemetry observes the handling of inputs. Its methods are called on the way of each input and do not block.
+// Scope is the name of the instrumentation in what is exported.
+const Scope = "github.com/recourse-dev/recourse"
+
+// Telemetry observes the handling of inputs. Its methods are called on the way of each input and do not block. It is safe for concurrent
+// use.
 type Telemetry struct {
-	// Log is the worker's log.
-	Log        *zap.Logger
-	tracer     trace.Tracer
-	propagator propagation.TextMapPropagator
+	// Log is the worker's log: redacted, and exported beside where the environment says so.
+	Log *zap.Logger
+
+	consumer *zap.Logger  // the log of the way of an input
+	worker   string       // cicd.worker.id
+	tracer   trace.Tracer // nil where nothing is traced
+	delayed  DelayedRetry
+	metrics  *instruments // nil where nothing is measured
+	registry *prometheus.Registry
+	stops    []func(context.Context) error
+
+	interventions *Interventions // nil where nobody counts them
 }
 
-// New returns a telemetry that logs to log and traces with the provider that OpenTelemetry has globally: none, unless it was set up.
-func New(log *zap.Logger) *Telemetry {
-	return &Telemetry{
-		Log:        log,
-		tracer:     otel.Tracer("github.com/recourse-dev/recourse"),
-		propagator: propagation.NewCompositeTextMapPropagator(propagation.TraceContext{}, propagation.Baggage{}),
+// New returns a telemetry that logs to log, and neither traces nor measures.
+func New(log *zap.Logger) *Telemetry { return &Telemetry{Log: log, consumer: log.Named("consumer")} }
+
+// Handler serves the metrics for Prometheus; nil where [Config] asked for none.
+func (t *Telemetry) Handler() http.Handler {
+	if t.registry == nil {
+		return nil
 	}
+	return metricsHandler(t.registry)
 }
 
-// Received starts the handling of a message. The context it returns carries the message's trace, continued by a span; one of Recorded,
-// Repeated, Rejected, Failed ends it.
-func (t *Telemetry) Received(ctx context.Context, msg jetstream.Msg, metadata *jetstream.MsgMetadata) context.Context {
-	if header := msg.Headers(); header != nil {
-		ctx = t.propagator.Extract(ctx, client.HeaderCarrier(header))
+// Recorded tells of an input whose record was appended, the wait that came due with it being due (nil where none did).
+func (h *Handling) Recorded(ctx context.Context, rec *recourse.Record, due *recourse.Wait, now time.Time) {
+	took := now.Sub(h.Received)
+	if m := h.t.metrics; m != nil {
+		m.decided(ctx, rec, h.Subject.Family, took)
+		if due != nil {
+			m.late(ctx, due.Kind, now.Sub(due.DueAt))
+		}
 	}
-	ctx, _ = t.tracer.Start(ctx, "process "+metadata.Stream, trace.WithSpanKind(trace.SpanKindConsumer))
-	return ctx
-}
-
-// Inject writes the trace of ctx into the header of a message that is to be published.
-func (t *Telemetry) Inject(ctx context.Context, header nats.Header) {
-	t.propagator.Inject(ctx, client.HeaderCarrier(header))
-}
-
-// Recorded ends the handling of an input whose record was appended. took is the time since the message was received.
-func (t *Telemetry) Recorded(ctx context.Context, rec *recourse.Record, took time.Duration) {
-	span := trace.SpanFromContext(ctx)
-	if span.IsRecording() {
-		span.SetAttributes(
-			attribute.String("recourse.action", rec.Action.String()),
-			attribute.String("recourse.reason", rec.Reason.String()),
-			attribute.String("recourse.level", rec.Level.String()),
-			attribute.String("recourse.strategy", rec.Strategy),
-			attribute.Int("recourse.attempt", rec.Attempt),
-		)
+	if open := h.t.interventions; open != nil {
+		open.ended(h.Subject.Prefix, rec.Ends, rec.Cancelled)
+		if rec.Wait.Kind == recourse.WaitIntervention {
+			open.opened(h.Subject.Prefix, rec.Version)
+		}
 	}
-	span.End()
-	if entry := t.Log.Check(zap.InfoLevel, "decided"); entry != nil {
-		entry.Write(append(traceFields(ctx),
+	if entry := h.t.consumer.Check(zap.InfoLevel, "decided"); entry != nil {
+		fields := fieldPool.Get().(*[]zap.Field)
+		*fields = append(h.traceFields(ctx, (*fields)[:0]),
 			zap.Stringer("execution", rec.Ref), zap.Uint64("version", rec.Version), zap.String("input", rec.Input.Key),
 			zap.Stringer("node", rec.Node), zap.Int("attempt", rec.Attempt),
 			zap.Stringer("action", rec.Action), zap.Stringer("reason", rec.Reason), zap.Stringer("level", rec.Level),
 			zap.String("strategy", rec.Strategy), zap.Stringer("command", rec.Command.Verb), zap.String("kind", rec.Kind),
-			zap.Stringer("delay", rec.Delay), zap.Uint64s("cancelled", rec.Cancelled), zap.Duration("took", took))...)
+			zap.Stringer("delay", rec.Delay), zap.Uint64s("cancelled", rec.Cancelled), zap.Duration("took", took))
+		entry.Write(*fields...)
+		clear(*fields) // holds no record longer than the line
+		fieldPool.Put(fields)
 	}
 }
 
-// Repeated ends the handling of an input that needed no record.
-func (t *Telemetry) Repeated(ctx context.Context, result decide.Result, took time.Duration) {
-	trace.SpanFromContext(ctx).End()
-	t.Log.Debug("needed no record", append(traceFields(ctx), zap.Stringer("result", result), zap.Duration("took", took))...)
-}
-
-// Rejected ends the handling of an input that nobody can decide.
-func (t *Telemetry) Rejected(ctx context.Context, subject string, reason recourse.DecodeReason, cause error) {
-	trace.SpanFromContext(ctx).End()
-	t.Log.Warn("rejected", append(traceFields(ctx),
-		zap.String("subject", subject), zap.String("reason", string(reason)), zap.String("error", recourse.Redact(cause.Error())))...)
-}
-
-// Failed ends the handling of an input that is to be delivered again.
-func (t *Telemetry) Failed(ctx context.Context, subject string, err error) {
-	span := trace.SpanFromContext(ctx)
-	span.SetStatus(codes.Error, "not handled")
-	span.End()
-	t.Log.Error("not handled, will be delivered again", append(traceFields(ctx), zap.String("subject", subject), zap.Error(err))...)
-}
-
-// Conflict notes an append that came second, or whose outcome was unknown.
-func (t *Telemetry) Conflict(ctx context.Context, execution string) {
-	t.Log.Debug("deciding again", append(traceFields(ctx), zap.String("execution", execution))...)
-}
-
-func traceFields(ctx context.Context) []zap.Field {
-	fields := make([]zap.Field, 0, 16)
-	if span := trace.SpanContextFromContext(ctx); span.IsValid() {
-		fields = append(fields, zap.Stringer("trace_id", span.TraceID()), zap.Stringer("span_id", span.SpanID()))
+// Repeated tells of an input that needed no record.
+func (h *Handling) Repeated(ctx context.Context, result decide.Result, now time.Time) {
+	if m := h.t.metrics; m != nil {
+		m.unrecorded(ctx, result.String())
 	}
-	return fields
+	if entry := h.t.consumer.Check(zap.DebugLevel, "needed no record"); entry != nil {
+		entry.Write(append(h.traceFields(ctx, nil), zap.String("execution", h.Subject.Prefix),
+			zap.Stringer("result", result), zap.Duration("took", now.Sub(h.Received)))...)
+	}
+}
+
+// Cancelled tells of a message that only cancelled a schedule.
+func (h *Handling) Cancelled(ctx context.Context) {
+	if m := h.t.metrics; m != nil {
+		m.unrecorded(ctx, resultCancelled)
+	}
+	h.result(resultCancelled)
+}
+
+// Rejected tells of an input that nobody can decide.
+func (h *Handling) Rejected(ctx context.Context, reason recourse.DecodeReason, cause error) {
+	if m := h.t.metrics; m != nil {
+		m.rejected(ctx, reason)
+	}
+	h.rejected(reason)
+	h.t.consumer.Warn("rejected", append(h.traceFields(ctx, nil),
+		zap.String("subject", h.Msg.Subject()), zap.String("reason", string(reason)), zap.String("cause", cause.Error()))...)
+}
+
+// Failed tells of an input that could not be handled and is to be delivered again: the one thing that is an error of ours.
+func (h *Handling) Failed(ctx context.Context, err error) {
+	h.failed(err)
+	h.t.consumer.Error("not handled, will be delivered again",
+		append(h.traceFields(ctx, nil), zap.String("subject", h.Msg.Subject()), zap.Error(err))...)
+}
+
+// Conflict tells of an append that came second, or whose outcome was unknown.
+func (h *Handling) Conflict(ctx context.Context, err error) {
+	if m := h.t.metrics; m != nil {
+		m.conflict(ctx, outcome(err))
+	}
+	if entry := h.t.consumer.Check(zap.DebugLevel, "deciding again"); entry != nil {
+		entry.Write(append(h.traceFields(ctx, nil), zap.String("execution", h.Subject.Prefix), zap.String("outcome", outcome(err)))...)
+	}
 }

@@ -39,8 +39,12 @@ type Config struct {
 	Semantics recourse.Semantics
 	// StopWithin bounds the finishing of what is in hand on a stop; 0 means 20s.
 	StopWithin time.Duration
-	// AdminListen is host:port of the health endpoints, "" for none.
+	// AdminListen is host:port of the admin endpoints (health, metrics), or a port alone on 127.0.0.1; "" for none.
 	AdminListen string
+	// Pprof adds Go's profiles to the admin endpoints.
+	Pprof bool
+	// DelayedRetry is how traces hang together across waits. What is exported at all the OTEL_* variables say.
+	DelayedRetry telemetry.DelayedRetry
 	// Consumer, Journal and Sweeper set up the parts; zero values mean their defaults.
 	Consumer consumer.Config
 	Journal  publish.Config
@@ -101,17 +105,32 @@ func Run(ctx context.Context, cfg Config) (err error) {
 type worker struct {
 	cfg      Config
 	stops    []func(context.Context) error // run last in, first out
-	health   *health
+	tell     *telemetry.Telemetry
 	embedded *broker.Embedded
-	nc       *nats.Conn
-	js       jetstream.JetStream
-	consumer *consumer.Consumer
-	sweeper  *timer.Sweeper
-	sources  []consumer.Source
+
+	readiness readiness
+	nc        *nats.Conn
+	js        jetstream.JetStream
+	consumer  *consumer.Consumer
+	sweeper   *timer.Sweeper
+	sources   []consumer.Source
+	durables  []jetstream.Consumer // behind the sources, in their order
+	journal   *publish.Journal
+	observed  *telemetry.Interventions // nil where nobody counts them
 }
 
 func (w *worker) start(ctx context.Context, fail context.CancelCauseFunc) error {
-	if err := w.serveHealth(); err != nil {
+	var err error
+	w.tell, err = telemetry.Start(ctx, telemetry.Config{Log: w.cfg.Log, Prometheus: w.cfg.AdminListen != "", DelayedRetry: w.cfg.DelayedRetry})
+	if err != nil {
+		return err
+	}
+	w.cfg.Log = w.tell.Log
+	w.stops = append(w.stops, func(ctx context.Context) error {
+		w.tell.Shutdown(context.WithoutCancel(ctx)) // a bound of its own: what was decided last is what one wants to know
+		return nil
+	})
+	if err := w.serveAdmin(); err != nil {
 		return err
 	}
 	if err := w.connect(ctx, fail); err != nil {
@@ -124,16 +143,25 @@ func (w *worker) start(ctx context.Context, fail context.CancelCauseFunc) error 
 	if err := w.announce(ctx, report); err != nil {
 		return err
 	}
-	return w.build(ctx)
+	if err := w.build(ctx); err != nil {
+		return err
+	}
+	return w.observe()
 }
 
 // connect opens the connection, to an embedded server where no other is named.
 func (w *worker) connect(ctx context.Context, fail context.CancelCauseFunc) (err error) {
 	options := []nats.Option{
 		nats.ClosedHandler(func(*nats.Conn) { fail(ErrConnectionClosed) }),
-		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) { w.cfg.Log.Warn("disconnected", zap.Error(err)) }),
-		nats.ReconnectHandler(func(nc *nats.Conn) { w.cfg.Log.Info("connected again", zap.String("url", nc.ConnectedUrlRedacted())) }),
-		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) { w.cfg.Log.Warn("NATS", zap.Error(err)) }),
+		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) { w.log("nats").Warn("disconnected", zap.Error(err)) }),
+		nats.ReconnectHandler(func(nc *nats.Conn) {
+			w.log("nats").Info("connected again", zap.String("url", nc.ConnectedUrlRedacted()))
+		}),
+		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) {
+			if !isProbe(err) { // readiness asks what is permitted, and says it itself
+				w.log("nats").Warn("NATS", zap.Error(err))
+			}
+		}),
 	}
 	if !w.cfg.Connection.Configured() {
 		if w.embedded, err = broker.StartEmbedded(w.cfg.Embedded); err != nil {
@@ -159,9 +187,15 @@ func (w *worker) connect(ctx context.Context, fail context.CancelCauseFunc) (err
 		}
 		return nil
 	})
-	w.js, err = jetstream.New(w.nc)
-	return err
+	if w.js, err = jetstream.New(w.nc); err != nil {
+		return err
+	}
+	w.readiness.asking.Store(&asking{nc: w.nc, js: w.js, provision: w.cfg.Provision, now: time.Now})
+	return nil
 }
+
+// log is the log of a part.
+func (w *worker) log(part string) *zap.Logger { return w.cfg.Log.Named(part) }
 
 // announce says what the worker is connected to, and whether what it acknowledges could be lost.
 func (w *worker) announce(ctx context.Context, report *broker.Report) error {
@@ -193,7 +227,7 @@ func (w *worker) announce(ctx context.Context, report *broker.Report) error {
 }
 
 func (w *worker) build(ctx context.Context) error {
-	pipelines, err := registry.New(ctx, w.js, w.cfg.Semantics, w.cfg.Log)
+	pipelines, err := registry.New(ctx, w.js, w.cfg.Semantics, w.log("pipelines"))
 	if err != nil {
 		return err
 	}
@@ -212,11 +246,12 @@ func (w *worker) build(ctx context.Context) error {
 		if err != nil {
 			return fmt.Errorf("consumer %s of %s: %w; run once with --provision create", source.durable, source.stream, err)
 		}
-		w.sources = append(w.sources, consumer.Durable(w.nc, c))
+		w.sources, w.durables = append(w.sources, consumer.Durable(w.nc, c)), append(w.durables, c)
 	}
 	w.cfg.Consumer.AckWait = broker.AckWait
-	w.consumer = consumer.New(journal, timers, pipelines, telemetry.New(w.cfg.Log), w.cfg.Consumer)
-	w.cfg.Sweeper.Log = w.cfg.Log
+	w.consumer = consumer.New(journal, timers, pipelines, w.tell, w.cfg.Consumer)
+	w.cfg.Sweeper.Log, w.cfg.Sweeper.Rearmed = w.log("sweeper"), w.tell.Rearmed
+	w.journal = journal
 	w.sweeper, err = timer.NewSweeper(w.nc, timers, consumer.Overdue(journal), w.cfg.Sweeper)
 	return err
 }
@@ -230,15 +265,22 @@ func (w *worker) work(ctx, stopping context.Context, fail context.CancelCauseFun
 			fail(err)
 		}
 	})
+	if w.observed != nil {
+		sweeping.Go(func() {
+			if err := w.observed.Run(ctx); err != nil && ctx.Err() == nil {
+				w.cfg.Log.Warn("open interventions are not counted", zap.Error(err))
+			}
+		})
+	}
 	defer sweeping.Wait()
-	w.health.set(true)
-	defer w.health.set(false)
+	w.readiness.working.Store(true)
+	defer w.readiness.stopping.Store(true)
 	w.cfg.Log.Info("working")
 	if w.cfg.Ready != nil {
 		w.cfg.Ready(w.cfg.Connection.Server)
 	}
 	context.AfterFunc(ctx, func() {
-		w.health.set(false)
+		w.readiness.stopping.Store(true)
 		w.cfg.Log.Info("stopping: finishing what is in hand", zap.Duration("within", w.cfg.StopWithin))
 	})
 	if err := w.consumer.Run(ctx, stopping, w.sources...); err != nil {

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"net"
 	"net/http"
-	"net/http/httptest"
 	"strings"
 	"sync"
 	"testing"
@@ -298,48 +297,6 @@ func TestRunStopsWithoutServer(t *testing.T) {
 	}
 	if took := time.Since(begun); took > 3*time.Second {
 		t.Errorf("the stop took %s", took)
-	}
-}
-
-func TestHealth(t *testing.T) {
-	connected := true
-	h := &health{connected: func() bool { return connected }}
-	ask := func(path string) (int, string) {
-		answer := httptest.NewRecorder()
-		h.ServeHTTP(answer, httptest.NewRequest(http.MethodGet, path, nil))
-		return answer.Code, answer.Body.String()
-	}
-	for _, tc := range []struct {
-		working, connected bool
-		path               string
-		code               int
-		says               string
-	}{
-		{false, false, "/livez", 200, "ok"},
-		{false, true, "/readyz", 503, "not working"},
-		{true, false, "/readyz", 503, "not connected"},
-		{true, true, "/readyz", 200, "ok"},
-		{true, true, "/", 404, ""},
-	} {
-		h.set(tc.working)
-		connected = tc.connected
-		if code, body := ask(tc.path); code != tc.code || !strings.Contains(body, tc.says) {
-			t.Errorf("working %t, connected %t: %s says %d %q, want %d %q", tc.working, tc.connected, tc.path, code, body, tc.code, tc.says)
-		}
-	}
-}
-
-// TestHealthWhileStarting: who asks before there is a connection gets an answer.
-func TestHealthWhileStarting(t *testing.T) {
-	w := &worker{cfg: Config{AdminListen: freeAddress(t), Log: zap.NewNop()}}
-	if err := w.serveHealth(); err != nil {
-		t.Fatal(err)
-	}
-	if got := status(w.cfg.AdminListen, "/readyz"); got != http.StatusServiceUnavailable {
-		t.Errorf("/readyz is %d without a connection", got)
-	}
-	if err := w.stop(t.Context()); err != nil {
-		t.Error(err)
 	}
 }
 
