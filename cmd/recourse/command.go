@@ -58,7 +58,8 @@ variable, RECOURSE_ and the name in capitals (RECOURSE_ACCOUNT). Flags win over 
 	root.AddCommand(
 		offline.Validate(format), offline.Lint(format), offline.Explain(format), offline.Simulate(format), offline.Test(format),
 		online.Apply(global), online.Pipelines(global), online.Report(global), online.Watch(global), online.Interventions(global),
-		online.Answer(global), online.Rejected(global), measure.Bench(global),
+		online.Answer(global), online.Retries(global), online.Rejected(global), online.Run(global), measure.Bench(global),
+		online.History(global), online.Incidents(global), online.Verify(global), online.Doctor(global),
 		versionCommand(format),
 	)
 	for _, cmd := range append(root.Commands(), root) {
@@ -69,6 +70,11 @@ variable, RECOURSE_ and the name in capitals (RECOURSE_ACCOUNT). Flags win over 
 
 // pointToHelp makes every error of usage say where the help is.
 func pointToHelp(cmd *cobra.Command) {
+	if cmd.HasParent() {
+		for _, beneath := range cmd.Commands() {
+			pointToHelp(beneath)
+		}
+	}
 	args, run := cmd.Args, cmd.RunE
 	cmd.Args = func(cmd *cobra.Command, given []string) error { return usage(cmd, args(cmd, given)) }
 	cmd.RunE = func(cmd *cobra.Command, given []string) error {

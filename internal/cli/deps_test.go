@@ -15,7 +15,8 @@ import (
 var allowedImports = map[string][]string{
 	".": {
 		"github.com/go-json-experiment/json", "github.com/go-json-experiment/json/jsontext", "github.com/spf13/cobra", "github.com/spf13/pflag",
-		"github.com/recourse-dev/recourse", "github.com/recourse-dev/recourse/internal/pipeline",
+		"github.com/recourse-dev/recourse", "github.com/recourse-dev/recourse/internal/nearest",
+		"github.com/recourse-dev/recourse/internal/pipeline",
 	},
 	"offline": {
 		"github.com/spf13/cobra",
@@ -27,7 +28,10 @@ var allowedImports = map[string][]string{
 		"github.com/nats-io/nats.go", "github.com/nats-io/nats.go/jetstream", "github.com/spf13/cobra", "github.com/spf13/pflag",
 		"go.yaml.in/yaml/v4",
 		"github.com/recourse-dev/recourse", "github.com/recourse-dev/recourse/client", "github.com/recourse-dev/recourse/internal/cli",
+		"github.com/recourse-dev/recourse/internal/doctor", "github.com/recourse-dev/recourse/internal/history", "github.com/recourse-dev/recourse/internal/incident",
+		"github.com/recourse-dev/recourse/internal/verify",
 		"github.com/recourse-dev/recourse/internal/pipeline", "github.com/recourse-dev/recourse/internal/publish",
+		"github.com/recourse-dev/recourse/internal/run", "github.com/recourse-dev/recourse/internal/simulate",
 	},
 	"measure": {
 		"github.com/nats-io/nats.go", "github.com/spf13/cobra", "go.uber.org/zap",

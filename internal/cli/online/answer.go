@@ -4,12 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
-	"strconv"
 	"strings"
 	"time"
 
-	"github.com/nats-io/nats.go/jetstream"
 	"github.com/spf13/cobra"
 
 	"github.com/recourse-dev/recourse"
@@ -17,154 +14,170 @@ import (
 	"github.com/recourse-dev/recourse/internal/cli"
 )
 
-// Answer returns the command that answers an intervention.
+// Answer returns the command that answers one intervention, or many.
 func Answer(g *Global) *cobra.Command {
-	var (
-		filter ids
-		why    string
-		limit  time.Duration
-	)
+	a := &answer{}
 	cmd := &cobra.Command{
-		Use:   "answer ID ACTION --why TEXT",
-		Short: "Answer an intervention",
+		Use:   "answer {ID | --match KEY=VALUE,…} ACTION --why TEXT",
+		Short: "Answer one intervention, or all that match",
 		Long: `Answer answers an open intervention in your name and prints the decision that follows. The ID is EXECUTION/VERSION, as
 ` + "`recourse interventions`" + ` lists it, or account/org/project/pipeline/EXECUTION/VERSION where several executions have the same id.
 
-Where the answer is refused, since somebody answered before or the action is not allowed, the reason is printed and the exit code
-is 1.`,
-		Example:           `  recourse answer ex42/3 Retry --why "the registry is back"`,
-		Args:              cobra.ExactArgs(2),
+With --match it answers all open interventions that match: it shows them, asks on a terminal (--yes agrees beforehand, --dry-run only looks), gives
+each an answer of its own, and says how many were accepted and why others were not.
+
+Where an answer is refused, since somebody answered before or the action is not allowed, the reason is printed and the exit code
+is 1.
+
+` + matchHelp,
+		Example: `  recourse answer ex42/3 Retry --why "the registry is back"
+  recourse answer --match 'pipeline=deploy_web,error=Timeout' Retry --why "the registry is back"`,
+		Args: func(cmd *cobra.Command, args []string) error {
+			if a.only.given() {
+				return cobra.ExactArgs(1)(cmd, args)
+			}
+			return cobra.ExactArgs(2)(cmd, args)
+		},
 		ValidArgsFunction: g.completeAnswer,
 	}
-	as := registerAs(cmd, g)
-	filter.registerFilter(cmd)
-	cmd.Flags().StringVar(&why, "why", "", "why; the next person reads it (required)")
-	registerWithin(cmd, &limit)
-
-	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		ref, version, err := filter.intervention(args[0])
-		if err != nil {
-			return err
-		}
-		action, err := recourse.ParseAction(args[1])
-		switch {
-		case err != nil:
-			return cli.Usagef("unknown action %q; %s", args[1], cli.DidYouMean(args[1], recourse.ActionNames()))
-		case strings.TrimSpace(why) == "":
-			return cli.Usagef("--why is required: the next person reads it")
-		case limit <= 0:
-			return errWithin
-		}
-		s, err := g.connect(cmd)
-		if err != nil {
-			return err
-		}
-		defer s.close()
-		if ref, err = s.paused(cmd.Context(), ref, version); err != nil {
-			return err
-		}
-		operator, err := client.NewOperator(s.nc, *as)
-		if err != nil {
-			return cli.Usagef("--as: %w", err)
-		}
-		ctx, cancel := context.WithTimeout(cmd.Context(), limit)
-		defer cancel()
-		record, err := operator.Answer(ctx, recourse.Answer{Ref: ref, Intervention: version, Action: action, Who: *as, Why: why})
-		var refused *client.RefusedError
-		if errors.As(err, &refused) {
-			if s.Format == cli.JSON {
-				if err := s.Decision(cli.Recorded(refused.Record)); err != nil {
-					return err
-				}
-			}
-			return refused
-		}
-		if err != nil {
-			return err
-		}
-		return s.Decision(cli.Recorded(record))
-	}
+	a.as = registerAs(cmd, g)
+	a.filter.registerFilter(cmd)
+	a.only.register(cmd, "answer all that match")
+	a.consent.register(cmd)
+	cmd.Flags().StringVar(&a.why, "why", "", "why; the next person reads it (required)")
+	registerWithin(cmd, &a.limit)
+	cmd.RunE = func(cmd *cobra.Command, args []string) error { return a.run(cmd, g, args) }
 	return cmd
 }
 
-// intervention takes the name of an intervention apart: the filter of its execution, and its version.
-func (i *ids) intervention(name string) (recourse.Ref, uint64, error) {
-	slash := strings.LastIndexByte(name, '/')
-	version, err := strconv.ParseUint(name[slash+1:], 10, 64)
-	if slash <= 0 || err != nil || version == 0 {
-		return recourse.Ref{}, 0, cli.Usagef("%q is no intervention: want EXECUTION/VERSION, as `recourse interventions` lists them", name)
-	}
-	ref, err := i.named(name[:slash])
-	return ref, version, err
+type answer struct {
+	as     *string
+	filter ids
+	only   match
+	consent
+	why   string
+	limit time.Duration
 }
 
-// paused finds the execution that a name stands for among those that ever paused, also where the intervention is not open any more:
-// the refusal says then who answered.
-func (s *session) paused(ctx context.Context, filter recourse.Ref, version uint64) (recourse.Ref, error) {
-	if complete(filter) {
-		return filter, nil
+func (a *answer) run(cmd *cobra.Command, g *Global, args []string) error {
+	if err := a.only.parse(); err != nil {
+		return err
 	}
-	ctx, cancel := context.WithTimeout(ctx, requestWithin)
+	name := args[len(args)-1]
+	action, err := recourse.ParseAction(name)
+	switch {
+	case err != nil:
+		return cli.Usagef("unknown action %q; %s", name, cli.DidYouMean(name, recourse.ActionNames()))
+	case strings.TrimSpace(a.why) == "":
+		return errWhy
+	case a.limit <= 0:
+		return errWithin
+	case !a.only.given() && (a.yes || a.dryRun):
+		return errConsent
+	}
+	if a.only.given() {
+		return a.many(cmd, g, action)
+	}
+	ref, version, err := a.filter.waiting(args[0], "intervention", "interventions")
+	if err != nil {
+		return err
+	}
+	s, err := g.connect(cmd)
+	if err != nil {
+		return err
+	}
+	defer s.close()
+	if ref, err = s.named(cmd.Context(), interventionNames, ref, version); err != nil {
+		return err
+	}
+	operator, err := client.NewOperator(s.nc, *a.as)
+	if err != nil {
+		return cli.Usagef("--as: %w", err)
+	}
+	ctx, cancel := context.WithTimeout(cmd.Context(), a.limit)
 	defer cancel()
-	stream, err := s.js.Stream(ctx, recourse.StreamJournal)
-	if err != nil {
-		return filter, explain(recourse.StreamJournal, err)
-	}
-	pauses := prefix(filter) + "." + string(recourse.FamilyCommand) + "." + recourse.VerbPause.String()
-	info, err := stream.Info(ctx, jetstream.WithSubjectFilter(pauses))
-	if err != nil {
-		return filter, explain(recourse.StreamJournal, err)
-	}
-	var found []recourse.Ref
-	for subject := range info.State.Subjects {
-		msg, err := stream.GetLastMsgForSubject(ctx, subject)
-		if errors.Is(err, jetstream.ErrMsgNotFound) {
-			continue // it left the journal just now
-		}
-		if err != nil {
-			return filter, explain(recourse.StreamJournal, err)
-		}
-		record, err := recourse.DecodeRecord(msg.Data)
-		if err != nil {
-			return filter, explain(recourse.StreamJournal, err)
-		}
-		found = append(found, record.Ref)
-	}
-	switch len(found) {
-	case 0:
-		return filter, fmt.Errorf("execution %s has no intervention; `recourse interventions` lists what is open", filter.Execution)
-	case 1:
-		return found[0], nil
-	}
-	return s.oneOpen(ctx, filter, version, found)
+	record, err := operator.Answer(ctx, a.of(ref, version, action))
+	return s.decided(record, denied(err, *a.as, "answer"))
 }
 
-// oneOpen returns the one of several executions with the same id that has the intervention open.
-func (s *session) oneOpen(ctx context.Context, filter recourse.Ref, version uint64, found []recourse.Ref) (recourse.Ref, error) {
-	operator, err := client.NewOperator(s.nc, reader)
+func (a *answer) of(ref recourse.Ref, version uint64, action recourse.Action) recourse.Answer {
+	return recourse.Answer{Ref: ref, Intervention: version, Action: action, Who: *a.as, Why: a.why}
+}
+
+// many answers all open interventions that match, each by itself.
+func (a *answer) many(cmd *cobra.Command, g *Global, action recourse.Action) error {
+	s, err := g.connect(cmd)
 	if err != nil {
-		return filter, err
+		return err
 	}
-	open, err := operator.Open(ctx, filter)
+	defer s.close()
+	operator, err := client.NewOperator(s.nc, *a.as)
 	if err != nil {
-		return filter, err
+		return cli.Usagef("--as: %w", err)
 	}
-	var candidates []recourse.Ref
-	for _, o := range open {
-		if o.ID == version {
-			candidates = append(candidates, o.Ref)
+	waiting, err := s.waiting(cmd.Context(), a.filter.Ref, &a.only)
+	switch {
+	case err != nil:
+		return err
+	case a.dryRun:
+		return printWaiting(s.Printer, waiting)
+	case len(waiting) == 0:
+		return errors.New("no open intervention matches; `recourse interventions` lists what is open")
+	}
+	if !a.yes && s.Format != cli.JSON {
+		if err := printWaiting(s.Printer, waiting[:min(len(waiting), previewRows)]); err != nil {
+			return err
 		}
+		s.andMore(len(waiting))
 	}
-	if len(candidates) == 1 {
-		return candidates[0], nil
+	agreed, err := a.ask(cmd, s.Printer, fmt.Sprintf("Answer %s with %s?", cli.Count(len(waiting), "intervention"), action))
+	if err != nil || !agreed {
+		return orNothingDone(err)
 	}
-	if len(candidates) == 0 {
-		candidates = found
+	result := Many{What: action.String()}
+	var asked []Waiting
+	var answers []recourse.Answer
+	for _, w := range waiting {
+		// What would be refused is not sent: nothing is gained by a record of that.
+		if !recourse.MayAnswer(w.AnswerBy, recourse.Token(*a.as)) {
+			result.skip(w.ofMany(), fmt.Sprintf("%s may not answer here; who may: %s (R9)", *a.as, w.AnswerBy))
+			continue
+		}
+		if !w.Allowed.Has(action) {
+			result.skip(w.ofMany(), fmt.Sprintf("%s is not allowed here; allowed are %s (R9)", action, w.Allowed))
+			continue
+		}
+		asked = append(asked, w)
+		answers = append(answers, a.of(w.ref, w.Intervention, action))
 	}
-	var names []string
-	for _, c := range candidates {
-		names = append(names, answerID(c.String(), version))
+	ctx, cancel := context.WithTimeout(cmd.Context(), a.limit)
+	defer cancel()
+	outcomes := inTurn(answers, func(a recourse.Answer) recourse.Ref { return a.Ref }, func(some []recourse.Answer) []client.Outcome {
+		return operator.AnswerAll(ctx, some)
+	})
+	for i, o := range outcomes {
+		result.add(asked[i].ofMany(), o)
 	}
-	slices.Sort(names)
-	return filter, fmt.Errorf("%s stands for several interventions; name one of\n  %s", answerID(filter.Execution, version), strings.Join(names, "\n  "))
+	return result.print(s.Printer)
+}
+
+func (w *Waiting) ofMany() OfMany {
+	return OfMany{ID: w.ID, Execution: w.Execution, Node: recourse.Node{Path: w.Node, Section: w.Section}.String()}
+}
+
+// decided prints the decision on an answer or a control.
+func (s *session) decided(record *recourse.Record, err error) error {
+	var refused *client.RefusedError
+	if errors.As(err, &refused) {
+		if s.Format == cli.JSON {
+			if err := s.Decision(cli.Recorded(refused.Record)); err != nil {
+				return err
+			}
+		}
+		return refused
+	}
+	if err != nil {
+		return err
+	}
+	return s.Decision(cli.Recorded(record))
 }

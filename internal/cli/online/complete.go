@@ -75,9 +75,12 @@ func (g *Global) completeAnswer(cmd *cobra.Command, args []string, _ string) ([]
 	if len(args) > 1 {
 		return nil, done
 	}
+	if cmd.Flags().Changed("match") {
+		return recourse.ActionNames(), done
+	}
 	var waiting []Waiting
 	if s, ctx, stop, err := g.completing(cmd); err == nil {
-		waiting, _ = s.waiting(ctx, recourse.Ref{})
+		waiting, _ = s.waiting(ctx, filterOf(cmd), new(match))
 		stop()
 	}
 	if len(args) == 0 {
@@ -93,4 +96,35 @@ func (g *Global) completeAnswer(cmd *cobra.Command, args []string, _ string) ([]
 		}
 	}
 	return recourse.ActionNames(), done
+}
+
+// filterOf returns the ids that the flags of a command let through.
+func filterOf(cmd *cobra.Command) (filter recourse.Ref) {
+	for name, id := range map[string]*string{
+		"account": &filter.Account, "org": &filter.Org, "project": &filter.Project, "pipeline": &filter.Pipeline,
+	} {
+		*id, _ = cmd.Flags().GetString(name)
+	}
+	return filter
+}
+
+// completeRetry offers the pending retries that are not named yet.
+func (g *Global) completeRetry(cmd *cobra.Command, args []string, _ string) ([]cobra.Completion, cobra.ShellCompDirective) {
+	const done = cobra.ShellCompDirectiveNoFileComp
+	if cmd.Flags().Changed("match") {
+		return nil, done
+	}
+	s, ctx, stop, err := g.completing(cmd)
+	if err != nil {
+		return nil, done
+	}
+	defer stop()
+	pending, _ := s.retrying(ctx, filterOf(cmd), new(match))
+	var offers []cobra.Completion
+	for _, r := range pending {
+		if !slices.Contains(args, r.ID) {
+			offers = append(offers, cobra.CompletionWithDesc(r.ID, cli.Clean(r.Node+" "+r.Errors.String())))
+		}
+	}
+	return offers, done
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -48,6 +49,44 @@ type session struct {
 	*cli.Printer
 	nc *nats.Conn
 	js jetstream.JetStream
+	denials
+}
+
+// denials ends requests that the broker's permissions do not allow. The broker does not answer these, it only notes the violation on the
+// connection, so without this they would wait for their time-out.
+type denials struct {
+	mu      sync.Mutex
+	pending map[*context.CancelCauseFunc]struct{}
+}
+
+func (d *denials) note(err error) {
+	if !errors.Is(err, nats.ErrPermissionViolation) {
+		return
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for cancel := range d.pending {
+		(*cancel)(fmt.Errorf("%w: %w", client.ErrDenied, err))
+	}
+}
+
+// request is the ctx of one request, of which there is one at a time where it may be denied.
+func (d *denials) request(ctx context.Context) (context.Context, context.CancelFunc) {
+	ctx, stop := context.WithTimeout(ctx, requestWithin)
+	ctx, cancel := context.WithCancelCause(ctx)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.pending == nil {
+		d.pending = make(map[*context.CancelCauseFunc]struct{})
+	}
+	d.pending[&cancel] = struct{}{}
+	return ctx, func() {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		delete(d.pending, &cancel)
+		cancel(nil)
+		stop()
+	}
 }
 
 // connect opens the connection of a command; the caller closes it.
@@ -59,6 +98,8 @@ func (g *Global) dial(ctx context.Context, p *cli.Printer, options ...nats.Optio
 	settings := g.connection
 	settings.Name = "recourse-cli"
 	settings = settings.FromEnv(g.Getenv)
+	s := &session{Printer: p}
+	options = append(options, nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) { s.note(err) }))
 	nc, err := client.Connect(ctx, settings, options...)
 	if err != nil {
 		if errors.Is(err, nats.ErrNoServers) && !settings.Configured() {
@@ -71,14 +112,25 @@ func (g *Global) dial(ctx context.Context, p *cli.Printer, options ...nats.Optio
 		nc.Close()
 		return nil, err
 	}
-	return &session{Printer: p, nc: nc, js: js}, nil
+	s.nc, s.js = nc, js
+	return s, nil
 }
 
 func (s *session) close() { s.nc.Close() }
 
+// forOneAccount adds to an error of a permission what is most often the matter.
+func forOneAccount(err error) error {
+	if errors.Is(err, client.ErrDenied) {
+		return fmt.Errorf("%w; where the permission is for one account, say --account", err)
+	}
+	return err
+}
+
 // explain says what to do about an error of a stream.
 func explain(stream string, err error) error {
 	switch {
+	case errors.Is(err, client.ErrDenied):
+		return fmt.Errorf("stream %s: %w", stream, forOneAccount(err))
 	case errors.Is(err, jetstream.ErrStreamNotFound), errors.Is(err, jetstream.ErrNoStreamResponse):
 		return fmt.Errorf("stream %s: %w; start `worker` once, which creates it", stream, err)
 	case errors.Is(err, jetstream.ErrJetStreamNotEnabled), errors.Is(err, nats.ErrNoResponders):

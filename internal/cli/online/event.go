@@ -71,7 +71,10 @@ func eventOf(msg jetstream.Msg, meta *jetstream.MsgMetadata) *Event {
 		e.Error = msg.Headers().Get(publish.HeaderError)
 	default:
 		e.Principal = subject.Detail
-		err = e.input(subject.Family, msg.Data())
+		var body []byte
+		if body, _, err = recourse.OpenInput(subject, msg.Headers(), msg.Data()); err == nil {
+			err = e.input(subject.Family, body)
+		}
 	}
 	if err != nil {
 		e.What, e.Kind, e.Error = unreadable, string(subject.Family), err.Error()

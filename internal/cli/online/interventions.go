@@ -1,6 +1,7 @@
 package online
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"time"
@@ -27,28 +28,47 @@ type Waiting struct {
 	Deadline     time.Time           `json:"deadline"`
 	OnTimeout    recourse.Action     `json:"onTimeout"`
 	Allowed      recourse.Actions    `json:"allowed"`
-	Level        recourse.Level      `json:"level"`
-	Strategy     string              `json:"strategy"`
+	// AnswerBy is who may answer by the pipeline, principals joined by commas; absent where only the broker's permissions decide.
+	AnswerBy string         `json:"answerBy,omitzero"`
+	Level    recourse.Level `json:"level"`
+	Strategy string         `json:"strategy"`
 
-	pipeline string
+	ref recourse.Ref
+}
+
+func (w *Waiting) matched() *matched {
+	return &matched{
+		Ref: w.ref, Node: recourse.Node{Path: w.Node, Section: w.Section}, version: w.Intervention, attempt: w.Attempt, errors: w.Errors,
+		message: w.Message, level: w.Level, strategy: w.Strategy, then: w.OnTimeout, kind: recourse.WaitIntervention.String(), allowed: w.Allowed,
+	}
 }
 
 // Interventions returns the command that lists the open interventions.
 func Interventions(g *Global) *cobra.Command {
-	var filter ids
+	var (
+		filter ids
+		only   match
+	)
 	cmd := &cobra.Command{
 		Use:   "interventions",
 		Short: "List the interventions that wait for a person",
 		Long: `Interventions lists what waits for a person, the earliest deadline first. Answer one with
-` + "`recourse answer ID ACTION --why …`" + `.`,
+` + "`recourse answer ID ACTION --why …`" + `, or many with ` + "`recourse answer --match … ACTION --why …`" + `.
+
+` + matchHelp,
+		Example: `  recourse interventions
+  recourse interventions --match 'pipeline=deploy_web,error=Timeout' -o json`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := only.parse(); err != nil {
+				return err
+			}
 			s, err := g.connect(cmd)
 			if err != nil {
 				return err
 			}
 			defer s.close()
-			waiting, err := s.waiting(cmd.Context(), filter.Ref)
+			waiting, err := s.waiting(cmd.Context(), filter.Ref, &only)
 			if err != nil {
 				return err
 			}
@@ -56,27 +76,32 @@ func Interventions(g *Global) *cobra.Command {
 		},
 	}
 	filter.registerFilter(cmd)
+	only.register(cmd, "only those that match")
 	return cmd
 }
 
 // reader is the principal of an operator that only looks.
 const reader = "recourse-cli"
 
-func (s *session) waiting(ctx context.Context, filter recourse.Ref) ([]Waiting, error) {
+// waiting returns the open interventions of a filter that match.
+func (s *session) waiting(ctx context.Context, filter recourse.Ref, only *match) ([]Waiting, error) {
 	operator, err := client.NewOperator(s.nc, reader)
 	if err != nil {
 		return nil, err
 	}
-	open, err := operator.Open(ctx, filter)
+	open, err := operator.Open(ctx, only.narrow(filter))
 	if err != nil {
-		return nil, err
+		return nil, forOneAccount(err)
 	}
-	waiting := make([]Waiting, len(open))
-	for i, o := range open {
-		waiting[i] = Waiting{
+	waiting := make([]Waiting, 0, len(open))
+	for _, o := range open {
+		w := Waiting{
 			ID: answerID(o.Ref.Execution, o.ID), Execution: o.Ref.String(), Intervention: o.ID, Node: o.Path, Section: o.Section,
 			Attempt: o.Attempt, Errors: o.Errors, Message: o.Message, Since: o.OpenedAt, Deadline: o.Deadline, OnTimeout: o.OnTimeout,
-			Allowed: o.Allowed, Level: o.Level, Strategy: o.Strategy, pipeline: o.Pipeline,
+			Allowed: o.Allowed, AnswerBy: o.AnswerBy, Level: o.Level, Strategy: o.Strategy, ref: o.Ref,
+		}
+		if only.matches(w.matched()) {
+			waiting = append(waiting, w)
 		}
 	}
 	return waiting, nil
@@ -94,16 +119,20 @@ func printWaiting(p *cli.Printer, waiting []Waiting) error {
 		p.Note("nothing waits for a person")
 		return nil
 	}
-	rows := p.Rows("ID", "PIPELINE", "NODE", "SINCE", "DEADLINE", "THEN", "ALLOWED", "ERROR")
+	rows := p.Rows("ID", "PIPELINE", "NODE", "SINCE", "DEADLINE", "THEN", "BY", "ALLOWED", "ERROR")
 	for _, w := range waiting {
-		what := w.Errors.String()
-		if w.Message != "" {
-			what += ": " + short(w.Message)
-		}
-		rows.Add(w.ID, w.pipeline, recourse.Node{Path: w.Node, Section: w.Section}.String(), cli.Time(w.Since), cli.Time(w.Deadline),
-			w.OnTimeout.String(), w.Allowed.String(), what)
+		rows.Add(w.ID, w.ref.Pipeline, recourse.Node{Path: w.Node, Section: w.Section}.String(), cli.Time(w.Since), cli.Time(w.Deadline),
+			w.OnTimeout.String(), cmp.Or(w.AnswerBy, "anyone permitted"), w.Allowed.String(), whatFailed(w.Errors, w.Message))
 	}
 	return rows.Flush()
+}
+
+// whatFailed is the error of a failure in a table.
+func whatFailed(types recourse.ErrorTypes, message string) string {
+	if message == "" {
+		return types.String()
+	}
+	return types.String() + ": " + short(message)
 }
 
 // short cuts a text that would make a table unreadable; JSON has the whole.

@@ -53,14 +53,16 @@ func Pipelines(g *Global) *cobra.Command {
 			}
 			registered := make([]Registered, 0, len(list))
 			for _, info := range list {
-				// By its key, since an id may be shortened in it.
-				entry, err := bucket.GetRevision(cmd.Context(), info.Key, info.Revision)
+				// By its key, since an id may be shortened in it, and the newest: by revision it could be that of any account, which a
+				// viewer may not read.
+				entry, err := bucket.Get(cmd.Context(), info.Key)
 				if errors.Is(err, jetstream.ErrKeyNotFound) {
 					continue // removed meanwhile
 				}
 				if err != nil {
 					return fmt.Errorf("pipeline %s: %w", info.Key, err)
 				}
+				info.Revision, info.Created = entry.Revision(), entry.Created().UTC()
 				registered = append(registered, describe(info, entry.Value()))
 			}
 			return printRegistered(s.Printer, registered)

@@ -2,11 +2,13 @@ package online
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/recourse-dev/recourse"
+	"github.com/recourse-dev/recourse/client"
 )
 
 const (
@@ -38,8 +40,14 @@ type since struct {
 
 // follow begins to read the messages under a subject.
 func (s *session) follow(ctx context.Context, stream, subject string, from since, headersOnly bool) (*tail, error) {
-	request, cancel := context.WithTimeout(ctx, requestWithin)
+	request, cancel := s.request(ctx)
 	defer cancel()
+	denied := func(err error) error {
+		if cause := context.Cause(request); errors.Is(cause, client.ErrDenied) {
+			return cause
+		}
+		return err
+	}
 	cfg := jetstream.OrderedConsumerConfig{
 		FilterSubjects: []string{subject}, HeadersOnly: headersOnly, InactiveThreshold: readerExpiry,
 		DeliverPolicy: jetstream.DeliverAllPolicy, MaxResetAttempts: -1,
@@ -51,14 +59,14 @@ func (s *session) follow(ctx context.Context, stream, subject string, from since
 		// By sequence, since a consumer that is made anew would begin behind what came in between.
 		info, err := s.js.Stream(request, stream)
 		if err != nil {
-			return nil, explain(stream, err)
+			return nil, explain(stream, denied(err))
 		}
 		last := info.CachedInfo().State.LastSeq
 		cfg.DeliverPolicy, cfg.OptStartSeq = jetstream.DeliverByStartSequencePolicy, last+1-min(from.last, last)
 	}
 	consumer, err := s.js.OrderedConsumer(request, stream, cfg)
 	if err != nil {
-		return nil, explain(stream, err)
+		return nil, explain(stream, denied(err))
 	}
 	messages, err := consumer.Messages()
 	if err != nil {

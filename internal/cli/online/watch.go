@@ -3,6 +3,7 @@ package online
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -13,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/recourse-dev/recourse"
+	"github.com/recourse-dev/recourse/client"
 	"github.com/recourse-dev/recourse/internal/cli"
 )
 
@@ -24,7 +26,9 @@ func Watch(g *Global) *cobra.Command {
 		Short: "Follow failures, decisions and commands",
 		Long: `Watch shows failures, decisions, commands, answers and rejected inputs as they happen, until it is interrupted. With an execution
 it shows everything of that from its beginning first. An execution is named by its id, or in full as
-account/org/project/pipeline/execution. With -o json each event is an object on one line.`,
+account/org/project/pipeline/execution. With -o json each event is an object on one line.
+
+Whoever may not read the inbox, where messages are as they were sent, sees the decisions only: each says what it decided on, redacted.`,
 		Example: `  recourse watch
   recourse watch ex42
   recourse watch --since 1h --no-follow -o json`,
@@ -101,6 +105,10 @@ func (w *watch) run(ctx context.Context, s *session, filter recourse.Ref, from s
 	var tails []*tail
 	for _, stream := range []string{recourse.StreamInbox, recourse.StreamJournal, recourse.StreamRejected} {
 		t, err := s.follow(ctx, stream, prefix(filter)+".>", from, false)
+		if errors.Is(err, client.ErrDenied) && stream != recourse.StreamJournal {
+			s.Note("this user may not read %s; the decisions are shown without it", stream)
+			continue
+		}
 		if err != nil {
 			return ended(ctx, err)
 		}
