@@ -155,7 +155,7 @@ func (w *worker) appendWith(r *recourse.Record, header nats.Header) uint64 {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	ack, err := w.js.PublishMsg(w.t.Context(), &nats.Msg{Subject: r.Subject(), Data: body, Header: header})
+	ack, err := w.js.PublishMsg(context.WithoutCancel(w.t.Context()), &nats.Msg{Subject: r.Subject(), Data: body, Header: header})
 	if err != nil {
 		w.t.Fatal(err)
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -29,10 +30,14 @@ func answer() recourse.Answer {
 	return recourse.Answer{Ref: ref, Intervention: 1, Action: recourse.Retry, Why: "the registry is back; token=abcdefgh"}
 }
 
-// decide appends what decided gives for each answer that arrives in the inbox.
+// decide appends what decided gives for each answer that arrives in the inbox. The test may have seen a record, and be over, before its
+// append returns here; so its end waits for that.
 func (w *worker) decide(nc *nats.Conn, decided func(a *recourse.Answer) *recourse.Record) {
 	w.t.Helper()
+	var busy sync.Mutex
 	sub, err := nc.Subscribe(recourse.Filter(recourse.FamilyIntervention), func(msg *nats.Msg) {
+		busy.Lock()
+		defer busy.Unlock()
 		a, err := recourse.DecodeAnswer(msg.Data)
 		if err != nil {
 			w.t.Error(err)
@@ -51,7 +56,10 @@ func (w *worker) decide(nc *nats.Conn, decided func(a *recourse.Answer) *recours
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	w.t.Cleanup(func() { _ = sub.Unsubscribe() })
+	w.t.Cleanup(func() {
+		_ = sub.Unsubscribe()
+		busy.Lock()
+	})
 }
 
 func accepted(recourse.Ref) *recourse.Record {
