@@ -89,7 +89,10 @@ func InspectDurability(ctx context.Context, nc *nats.Conn, js jetstream.JetStrea
 		return d, err
 	}
 	if monitorURL != "" {
-		d.from("monitor", func() (*varz, error) { return askMonitor(ctx, monitorURL) })
+		d.from("monitor", func() (*varz, error) {
+			v := new(varz)
+			return v, AskMonitor(ctx, monitorURL, "varz", v)
+		})
 	} else {
 		d.from("system account", func() (*varz, error) { return askSystem(ctx, nc) })
 	}
@@ -150,35 +153,35 @@ func (d *Durability) from(source string, ask func() (*varz, error)) {
 	}
 }
 
-func askMonitor(ctx context.Context, address string) (*varz, error) {
+// AskMonitor reads what a server's monitoring endpoint, like http://host:8222, says under a name (varz, jsz) into v.
+func AskMonitor(ctx context.Context, address, name string, v any) error {
 	u, err := url.Parse(address)
 	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
-		return nil, fmt.Errorf("monitoring endpoint %q: want an address like http://host:8222", address)
+		return fmt.Errorf("monitoring endpoint %q: want an address like http://host:8222", address)
 	}
 	ctx, cancel := context.WithTimeout(ctx, monitorWithin)
 	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.JoinPath("varz").String(), nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.JoinPath(name).String(), nil)
 	if err != nil {
-		return nil, fmt.Errorf("monitoring endpoint: %w", err)
+		return fmt.Errorf("monitoring endpoint: %w", err)
 	}
 	transport := &http.Transport{DisableKeepAlives: true, Proxy: http.ProxyFromEnvironment}
 	resp, err := (&http.Client{Transport: transport}).Do(req)
 	if err != nil {
-		return nil, fmt.Errorf("monitoring endpoint: %w", err)
+		return fmt.Errorf("monitoring endpoint: %w", err)
 	}
 	defer resp.Body.Close()
 	body, err := io.ReadAll(io.LimitReader(resp.Body, monitorSize))
 	if err != nil {
-		return nil, fmt.Errorf("monitoring endpoint: %w", err)
+		return fmt.Errorf("monitoring endpoint: %w", err)
 	}
 	if resp.StatusCode != http.StatusOK {
-		return nil, fmt.Errorf("monitoring endpoint: %s", resp.Status)
+		return fmt.Errorf("monitoring endpoint: %s", resp.Status)
 	}
-	v := &varz{}
 	if err := json.Unmarshal(body, v); err != nil {
-		return nil, fmt.Errorf("monitoring endpoint: %w", err)
+		return fmt.Errorf("monitoring endpoint: %w", err)
 	}
-	return v, nil
+	return nil
 }
 
 func askSystem(ctx context.Context, nc *nats.Conn) (*varz, error) {

@@ -9,9 +9,6 @@ import (
 )
 
 const (
-	// maxSkew is how far clocks may be apart: a worker whose clock is ahead decides retries early, as the server sees it, and one whose
-	// clock is behind keeps waits that came due.
-	maxSkew = 2 * time.Second
 	// clockAsks is how often the server is asked for its time; the quickest answer counts.
 	clockAsks = 5
 	// recent bounds which records say something about the clocks of today's workers, and lastRecords how many are read.
@@ -38,16 +35,16 @@ func (e *examination) clock(ctx context.Context) {
 			e.skip(check, "the server does not tell its time: %v", err)
 			return
 		}
-		if s, u := clockSkew(asked, answered, server); i == 0 || u < unsure {
+		if s, u := broker.ClockSkew(asked, answered, server); i == 0 || u < unsure {
 			skew, unsure = s, u
 		}
 	}
-	if skew.Abs()-unsure > maxSkew {
+	if skew.Abs()-unsure > broker.MaxClockSkew {
 		which := "behind"
 		if skew < 0 {
 			which = "ahead"
 		}
-		e.fail(check, mendClock, "%v %s the server's, at most %v is safe for a worker", round(skew.Abs()), which, maxSkew)
+		e.fail(check, mendClock, "%v %s the server's, at most %v is safe for a worker", round(skew.Abs()), which, broker.MaxClockSkew)
 		return
 	}
 	e.ok(check, "%v from the server's, known to %v", round(skew.Abs()), round(unsure))
@@ -67,12 +64,6 @@ func (e *examination) asksTime(ctx context.Context) func() (time.Time, error) {
 		}
 	}
 	return nil
-}
-
-// clockSkew is how far the server's clock is ahead, and how much of that may be the way of question and answer.
-func clockSkew(asked, answered, server time.Time) (skew, unsure time.Duration) {
-	way := answered.Sub(asked)
-	return server.Sub(asked.Add(way / 2)), way / 2
 }
 
 func round(d time.Duration) time.Duration {
@@ -118,9 +109,9 @@ func (e *examination) workerClocks(ctx context.Context) {
 	switch {
 	case seen == 0:
 		e.skip(check, "nothing was decided within the last %v", recent)
-	case -worst > maxSkew:
+	case -worst > broker.MaxClockSkew:
 		e.fail(check, mendClock, "a worker's is %v ahead of the server's: retries are decided early", round(-worst))
-	case worst > maxSkew:
+	case worst > broker.MaxClockSkew:
 		e.warn(check, mendClock+"; if they agree, the worker waits long for the server to store", "a record was stored %v after its worker's time: its clock is behind, or storing is slow", round(worst))
 	default:
 		e.ok(check, "within %v of the server's, in the last %d records", round(worst.Abs()), seen)

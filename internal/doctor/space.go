@@ -2,24 +2,13 @@ package doctor
 
 import (
 	"context"
-	"encoding/json"
-	"errors"
 	"fmt"
-	"io"
-	"net/http"
-	"net/url"
 	"strings"
-	"time"
 
 	"github.com/recourse-dev/recourse/internal/broker"
 )
 
-const (
-	warnAt, failAt = 0.8, 0.95 // of a limit
-
-	monitorWithin = 2 * time.Second
-	monitorSize   = 4 << 20 // the most bytes read of an answer
-)
+const warnAt, failAt = 0.8, 0.95 // of a limit
 
 // share says how much of a limit is used, "" where that is little or there is no limit.
 func share(used, limit float64) string {
@@ -91,8 +80,8 @@ func (e *examination) space(ctx context.Context) {
 		}
 	}
 	if e.MonitorURL != "" {
-		server, err := askMonitor(ctx, e.MonitorURL)
-		if err != nil {
+		var server jsz
+		if err := broker.AskMonitor(ctx, e.MonitorURL, "jsz", &server); err != nil {
 			near = true
 			e.warn(check, "check --monitor-url", "%v", err)
 		} else {
@@ -113,37 +102,6 @@ type jsz struct {
 	Config struct {
 		Max float64 `json:"max_storage"`
 	} `json:"config"`
-}
-
-func askMonitor(ctx context.Context, address string) (*jsz, error) {
-	u, err := url.Parse(address)
-	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
-		return nil, fmt.Errorf("monitoring endpoint %q: want an address like http://host:8222", address)
-	}
-	ctx, cancel := context.WithTimeout(ctx, monitorWithin)
-	defer cancel()
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, u.JoinPath("jsz").String(), nil)
-	if err != nil {
-		return nil, fmt.Errorf("monitoring endpoint: %w", err)
-	}
-	transport := &http.Transport{DisableKeepAlives: true, Proxy: http.ProxyFromEnvironment}
-	response, err := (&http.Client{Transport: transport}).Do(request)
-	if err != nil {
-		return nil, fmt.Errorf("monitoring endpoint: %w", err)
-	}
-	defer response.Body.Close()
-	if response.StatusCode != http.StatusOK {
-		return nil, errors.New("monitoring endpoint: " + response.Status)
-	}
-	body, err := io.ReadAll(io.LimitReader(response.Body, monitorSize))
-	if err != nil {
-		return nil, fmt.Errorf("monitoring endpoint: %w", err)
-	}
-	server := &jsz{}
-	if err := json.Unmarshal(body, server); err != nil {
-		return nil, fmt.Errorf("monitoring endpoint: %w", err)
-	}
-	return server, nil
 }
 
 // size writes a number of bytes for people.

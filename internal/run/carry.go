@@ -8,6 +8,7 @@ import (
 	"github.com/recourse-dev/recourse"
 	"github.com/recourse-dev/recourse/internal/decide"
 	"github.com/recourse-dev/recourse/internal/pipeline"
+	"github.com/recourse-dev/recourse/internal/simulate"
 )
 
 // decided applies a record of the execution's chain. A version that is not above the last one was applied before.
@@ -29,7 +30,7 @@ func (e *engine) decided(rec *recourse.Record) {
 		e.abort("somebody reported that the execution " + rec.Input.Lifecycle.String() + " " + rec.Input.Why)
 	case rec.Kind == recourse.KindStale, rec.Kind == recourse.KindConflicting, rec.Kind == recourse.KindRefused:
 	case rec.Command.Verb == recourse.VerbAbort:
-		e.abort(cause(rec))
+		e.abort(simulate.Cause(rec))
 	case f == nil || f.ended:
 		e.aboutOthers(rec)
 	case f.busy && rec.Command.Verb != 0 && !covers(rec.Command.Verb):
@@ -201,7 +202,7 @@ func (e *engine) when(up *frame, b *pipeline.Block) (runs bool, why string) {
 		outcome, rec := up.stage.soFar()
 		runs, why = slices.Contains(decide.NextStage(outcome, e.semantics), status), "nothing in the stage failed"
 		if rec != nil {
-			why = "the stage " + outcomeText(outcome)
+			why = "the stage " + simulate.OutcomeText(outcome)
 		}
 	}
 	switch {
@@ -237,10 +238,10 @@ func (e *engine) stageRuns(status string) (runs bool, why string) {
 	for _, s := range e.over {
 		lets := slices.Contains(decide.NextStage(s.outcome, e.semantics), status)
 		if lets != runs {
-			return lets, s.path + " " + outcomeText(s.outcome)
+			return lets, s.path + " " + simulate.OutcomeText(s.outcome)
 		}
 		if s.outcome != recourse.OutcomeSucceeded && why == "" {
-			why = s.path + " " + outcomeText(s.outcome)
+			why = s.path + " " + simulate.OutcomeText(s.outcome)
 		}
 	}
 	if why == "" {

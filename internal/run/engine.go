@@ -420,7 +420,7 @@ func (e *engine) finish() {
 	}
 	s := e.over[last]
 	s.byPipeline = true
-	e.rollBack(s.frame, cause(e.rolledBack), func() {
+	e.rollBack(s.frame, simulate.Cause(e.rolledBack), func() {
 		e.settle(s)
 		e.finish()
 	})

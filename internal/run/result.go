@@ -1,7 +1,6 @@
 package run
 
 import (
-	"fmt"
 	"slices"
 
 	"github.com/recourse-dev/recourse"
@@ -80,34 +79,19 @@ func (e *engine) settle(s *stage) {
 	switch {
 	case s.frame.done && s.last(recourse.OutcomeRollbackFailed) != nil:
 		s.outcome, rec = recourse.OutcomeRollbackFailed, s.last(recourse.OutcomeRollbackFailed)
-		s.reason = "the rollback failed: " + cause(rec)
+		s.reason = "the rollback failed: " + simulate.Cause(rec)
 	case s.frame.done && s.byPipeline:
-		s.outcome, s.reason = recourse.OutcomePipelineRolledBack, cause(e.rolledBack)
+		s.outcome, s.reason = recourse.OutcomePipelineRolledBack, simulate.Cause(e.rolledBack)
 	case s.frame.done:
-		s.outcome, s.reason = recourse.OutcomeRolledBack, cause(s.last(recourse.OutcomeRolledBack))
+		s.outcome, s.reason = recourse.OutcomeRolledBack, simulate.Cause(s.last(recourse.OutcomeRolledBack))
 	case e.stopped != "":
 		s.outcome, s.reason = recourse.OutcomeAborted, e.stopped
 	default:
 		s.outcome, rec = s.soFar()
-		s.reason = cause(rec)
+		s.reason = simulate.Cause(rec)
 	}
-	s.status = status(s.outcome)
+	s.status = simulate.StatusOf(s.outcome)
 	e.world.tell(Event{Node: s.path, Kind: KindEnded, Status: s.status, Why: s.reason})
-}
-
-func status(o recourse.StageOutcome) simulate.Status {
-	switch o {
-	case recourse.OutcomeSucceeded:
-		return simulate.Succeeded
-	case recourse.OutcomeIgnored:
-		return simulate.Ignored
-	case recourse.OutcomeRolledBack, recourse.OutcomePipelineRolledBack:
-		return simulate.RolledBack
-	case recourse.OutcomeAborted:
-		return simulate.Aborted
-	default:
-		return simulate.Failed
-	}
 }
 
 func (e *engine) listStages(blocks []*pipeline.Block) {
@@ -132,7 +116,7 @@ func (e *engine) result() *Result {
 		if s.status == 0 {
 			s.status, s.reason = simulate.NotStarted, e.stopped
 			if e.stopped == "" {
-				s.reason = cause(e.rolledBack)
+				s.reason = simulate.Cause(e.rolledBack)
 			}
 		}
 		r.Stages = append(r.Stages, Stage{Stage: s.path, Status: s.status, Reason: s.reason})
@@ -150,26 +134,4 @@ func (e *engine) result() *Result {
 		r.Outcome = simulate.RolledBack
 	}
 	return r
-}
-
-// cause says in words which decision made an outcome.
-func cause(rec *recourse.Record) string {
-	if rec == nil {
-		return ""
-	}
-	return fmt.Sprintf("%s of %s, attempt %d (%s)", rec.Action, rec.Node, rec.Attempt, rec.Reason)
-}
-
-// outcomeText says what became of a stage, for a `when`.
-func outcomeText(o recourse.StageOutcome) string {
-	switch o {
-	case recourse.OutcomeIgnored:
-		return "had a failure ignored"
-	case recourse.OutcomeRolledBack:
-		return "was rolled back"
-	case recourse.OutcomeRollbackFailed:
-		return "failed to roll back"
-	default:
-		return string(o)
-	}
 }

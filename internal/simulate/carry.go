@@ -216,7 +216,7 @@ func (r *run) when(up *frame, b *pipeline.Block) (runs bool, why string) {
 		outcome, rec := up.stage.soFar()
 		runs, why = slices.Contains(decide.NextStage(outcome, r.known.Semantics), w.Status), "nothing in the stage failed"
 		if rec != nil {
-			why = "the stage " + outcomeText(outcome)
+			why = "the stage " + OutcomeText(outcome)
 		}
 	}
 	if !runs {
@@ -241,10 +241,10 @@ func (r *run) stageRuns(status string) (runs bool, why string) {
 	for _, s := range r.over {
 		lets := slices.Contains(decide.NextStage(s.outcome, r.known.Semantics), status)
 		if lets != runs {
-			return lets, s.path + " " + outcomeText(s.outcome)
+			return lets, s.path + " " + OutcomeText(s.outcome)
 		}
 		if s.outcome != recourse.OutcomeSucceeded && why == "" {
-			why = s.path + " " + outcomeText(s.outcome)
+			why = s.path + " " + OutcomeText(s.outcome)
 		}
 	}
 	if why == "" {

@@ -85,7 +85,8 @@ type Result struct {
 	Attempts map[recourse.Node]int `json:"-"`
 }
 
-func status(o recourse.StageOutcome) Status {
+// StatusOf returns the status of a stage that ended with an outcome (R13).
+func StatusOf(o recourse.StageOutcome) Status {
 	switch o {
 	case recourse.OutcomeSucceeded:
 		return Succeeded
@@ -143,16 +144,16 @@ func (s *stage) last(outcome recourse.StageOutcome) *recourse.Record {
 	return nil
 }
 
-// cause says in words which decision made an outcome.
-func cause(rec *recourse.Record) string {
+// Cause says in words which decision made an outcome.
+func Cause(rec *recourse.Record) string {
 	if rec == nil {
 		return ""
 	}
 	return fmt.Sprintf("%s of %s, attempt %d (%s)", rec.Action, rec.Node, rec.Attempt, rec.Reason)
 }
 
-// outcomeText says what became of a stage, for a `when`.
-func outcomeText(o recourse.StageOutcome) string {
+// OutcomeText says what became of a stage, for a `when`.
+func OutcomeText(o recourse.StageOutcome) string {
 	switch o {
 	case recourse.OutcomeIgnored:
 		return "had a failure ignored"

@@ -353,7 +353,7 @@ func (r *run) finish() {
 	}
 	s := r.over[last]
 	s.byPipeline = true
-	r.undo(s.frame, cause(r.rolledBack), func() {
+	r.undo(s.frame, Cause(r.rolledBack), func() {
 		r.settle(s)
 		r.finish()
 	})
@@ -375,7 +375,7 @@ func (r *run) settle(s *stage) {
 	default:
 		s.outcome, rec = s.soFar()
 	}
-	s.status, s.reason = status(s.outcome), note+cause(rec)
+	s.status, s.reason = StatusOf(s.outcome), note+Cause(rec)
 	r.tell(Event{Node: s.path, Kind: KindEnded, Status: s.status, Why: s.reason})
 }
 
@@ -416,7 +416,7 @@ func (r *run) conclude() {
 		case s.frame != nil:
 			s.status, s.reason = Aborted, "the run was given up"
 		default:
-			s.status, s.reason = NotStarted, cause(stop)
+			s.status, s.reason = NotStarted, Cause(stop)
 		}
 		res.Stages = append(res.Stages, Stage{s.path, s.status, s.reason})
 		switch {

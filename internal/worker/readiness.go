@@ -22,9 +22,6 @@ const (
 	readyWithin = 2 * time.Second
 	// readyFor is how long what the server said counts: who asks more often gets the same answer.
 	readyFor = 5 * time.Second
-	// maxSkew is how far the clocks of worker and server may be apart. A worker whose clock is ahead decides retries early, as the server
-	// sees it; one whose clock is behind keeps waits that came due.
-	maxSkew = 2 * time.Second
 )
 
 // check is what came of looking at one thing.
@@ -107,7 +104,7 @@ func (a *asking) look(ctx context.Context) []check {
 }
 
 func (a *asking) streams(ctx context.Context) (string, error) {
-	names := []string{recourse.StreamInbox, recourse.StreamJournal, recourse.StreamTimers, recourse.StreamRejected, broker.PipelinesStream}
+	names := broker.StreamNames()
 	errs := make([]error, len(names))
 	var looking sync.WaitGroup
 	for i, name := range names {
@@ -126,22 +123,18 @@ func (a *asking) streams(ctx context.Context) (string, error) {
 	return "ok", errors.Join(errs...)
 }
 
-var durables = []struct{ stream, durable string }{
-	{recourse.StreamInbox, broker.ConsumerInbox}, {recourse.StreamTimers, broker.ConsumerDue},
-}
-
 func (a *asking) consumers(ctx context.Context) (string, error) {
 	says := []string{"ok"}
-	for _, d := range durables {
-		c, err := a.js.Consumer(ctx, d.stream, d.durable)
+	for _, d := range broker.Durables() {
+		c, err := a.js.Consumer(ctx, d.Stream, d.Name)
 		if err != nil {
-			return "", fmt.Errorf("consumer %s of %s: %w", d.durable, d.stream, err)
+			return "", fmt.Errorf("consumer %s of %s: %w", d.Name, d.Stream, err)
 		}
 		info := c.CachedInfo()
 		if info.Paused {
-			return "", fmt.Errorf("consumer %s of %s is paused for %s", d.durable, d.stream, info.PauseRemaining.Round(time.Second))
+			return "", fmt.Errorf("consumer %s of %s is paused for %s", d.Name, d.Stream, info.PauseRemaining.Round(time.Second))
 		}
-		says = append(says, fmt.Sprintf("%s has %d pending and %d unsettled", d.durable, info.NumPending, info.NumAckPending))
+		says = append(says, fmt.Sprintf("%s has %d pending and %d unsettled", d.Name, info.NumPending, info.NumAckPending))
 	}
 	return strings.Join(says, ", "), nil
 }
@@ -165,8 +158,8 @@ func (a *asking) permissions(ctx context.Context) (string, error) {
 		recourse.SubjectUnder(nowhere, recourse.FamilyRejected, token),
 		"$JS.API.DIRECT.GET." + recourse.StreamJournal + "." + token,
 	}
-	for _, d := range durables {
-		subjects = append(subjects, "$JS.ACK."+d.stream+"."+d.durable+"."+token)
+	for _, d := range broker.Durables() {
+		subjects = append(subjects, "$JS.ACK."+d.Stream+"."+d.Name+"."+token)
 	}
 	var refused []string
 	for _, subject := range subjects {
@@ -184,13 +177,13 @@ func (a *asking) permissions(ctx context.Context) (string, error) {
 	if len(refused) > 0 {
 		return "", fmt.Errorf("may not publish on %s; see deploy/nats/accounts.conf", strings.Join(refused, ", "))
 	}
-	for _, d := range durables {
+	for _, d := range broker.Durables() {
 		// A request in bad JSON is refused and asks for nothing; any other text would ask for one message.
 		asked, cancel := context.WithTimeout(ctx, readyWithin/2)
-		_, err := a.nc.RequestWithContext(asked, "$JS.API.CONSUMER.MSG.NEXT."+d.stream+"."+d.durable, []byte("{"+probeToken))
+		_, err := a.nc.RequestWithContext(asked, "$JS.API.CONSUMER.MSG.NEXT."+d.Stream+"."+d.Name, []byte("{"+probeToken))
 		cancel()
 		if err != nil {
-			return "", fmt.Errorf("may not pull from consumer %s of %s, or gets no answer: %w", d.durable, d.stream, err)
+			return "", fmt.Errorf("may not pull from consumer %s of %s, or gets no answer: %w", d.Name, d.Stream, err)
 		}
 	}
 	return "ok", nil
@@ -204,17 +197,11 @@ func (a *asking) clock(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("the server does not tell its time: %w", err)
 	}
-	skew, unsure := clockSkew(asked, answered, c.CachedInfo().TimeStamp)
-	if skew.Abs()-unsure > maxSkew {
-		return "", fmt.Errorf("the clocks of worker and server are %s apart, at most %s is safe: the worker's is %s", skew.Abs().Round(time.Millisecond), maxSkew, direction(skew))
+	skew, unsure := broker.ClockSkew(asked, answered, c.CachedInfo().TimeStamp)
+	if skew.Abs()-unsure > broker.MaxClockSkew {
+		return "", fmt.Errorf("the clocks of worker and server are %s apart, at most %s is safe: the worker's is %s", skew.Abs().Round(time.Millisecond), broker.MaxClockSkew, direction(skew))
 	}
 	return fmt.Sprintf("ok, %s apart", skew.Abs().Round(time.Millisecond)), nil
-}
-
-// clockSkew is how far the server's clock is ahead, and how much of that may be the way of question and answer.
-func clockSkew(asked, answered, server time.Time) (skew, unsure time.Duration) {
-	way := answered.Sub(asked)
-	return server.Sub(asked.Add(way / 2)), way / 2
 }
 
 func direction(skew time.Duration) string {

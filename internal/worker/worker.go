@@ -239,12 +239,10 @@ func (w *worker) build(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	for _, source := range []struct{ stream, durable string }{
-		{recourse.StreamInbox, broker.ConsumerInbox}, {recourse.StreamTimers, broker.ConsumerDue},
-	} {
-		c, err := w.js.Consumer(ctx, source.stream, source.durable)
+	for _, source := range broker.Durables() {
+		c, err := w.js.Consumer(ctx, source.Stream, source.Name)
 		if err != nil {
-			return fmt.Errorf("consumer %s of %s: %w; run once with --provision create", source.durable, source.stream, err)
+			return fmt.Errorf("consumer %s of %s: %w; run once with --provision create", source.Name, source.Stream, err)
 		}
 		w.sources, w.durables = append(w.sources, consumer.Durable(w.nc, c)), append(w.durables, c)
 	}

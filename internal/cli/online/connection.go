@@ -73,18 +73,9 @@ func (d *denials) note(err error) {
 // request is the ctx of one request, of which there is one at a time where it may be denied.
 func (d *denials) request(ctx context.Context) (context.Context, context.CancelFunc) {
 	ctx, stop := context.WithTimeout(ctx, requestWithin)
-	ctx, cancel := context.WithCancelCause(ctx)
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.pending == nil {
-		d.pending = make(map[*context.CancelCauseFunc]struct{})
-	}
-	d.pending[&cancel] = struct{}{}
+	ctx, cancel := d.guarded(ctx)
 	return ctx, func() {
-		d.mu.Lock()
-		defer d.mu.Unlock()
-		delete(d.pending, &cancel)
-		cancel(nil)
+		cancel()
 		stop()
 	}
 }
