@@ -1,52 +1,15 @@
 package publish
 
 import (
-	"go/parser"
-	"go/token"
-	"path/filepath"
-	"slices"
-	"strconv"
-	"strings"
 	"testing"
+
+	"github.com/recourse-dev/recourse/internal/deps"
 )
 
-// allowedImports are those of this module. What decides and what handles inputs meets this package in cmd/worker only.
-var allowedImports = []string{
-	"github.com/recourse-dev/recourse",
-	"github.com/recourse-dev/recourse/internal/decide",
-}
-
+// TestImports holds the package to its imports. What decides and what handles inputs meets this package in cmd/worker only.
 func TestImports(t *testing.T) {
-	files, err := filepath.Glob("*.go")
-	if err != nil {
-		t.Fatal(err)
-	}
-	used := map[string]bool{}
-	for _, file := range files {
-		if strings.HasSuffix(file, "_test.go") {
-			continue
-		}
-		f, err := parser.ParseFile(token.NewFileSet(), file, nil, parser.ImportsOnly)
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, spec := range f.Imports {
-			path, err := strconv.Unquote(spec.Path.Value)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if path != "github.com/recourse-dev/recourse" && !strings.HasPrefix(path, "github.com/recourse-dev/recourse/") {
-				continue
-			}
-			used[path] = true
-			if !slices.Contains(allowedImports, path) {
-				t.Errorf("%s imports %s, which is not among the allowed imports of this package", file, path)
-			}
-		}
-	}
-	for _, path := range allowedImports {
-		if !used[path] {
-			t.Errorf("%s is allowed, but nothing imports it", path)
-		}
-	}
+	deps.Module(t,
+		"github.com/recourse-dev/recourse",
+		"github.com/recourse-dev/recourse/internal/decide",
+	)
 }
