@@ -27,7 +27,7 @@
 //
 // [Orchestrator.Handle] pulls from a durable consumer as these do, without the order and without leaving out repeats:
 //
-//	nats consumer add RECOURSE_JOURNAL acme --pull --deliver all --ack explicit --wait 30s --max-deliver -1 \
+//	nats consumer add RECOURSE_JOURNAL acme --pull --deliver all --ack explicit --wait 30s --max-deliver=-1 \
 //	  --filter 'recourse.acme.*.*.*.*.command.>' --defaults
 //	nats consumer next RECOURSE_JOURNAL acme --ack
 //
