@@ -283,6 +283,8 @@ func (w *worker) work(ctx, stopping context.Context, fail context.CancelCauseFun
 	})
 	if err := w.consumer.Run(ctx, stopping, w.sources...); err != nil {
 		fail(err)
+	} else if ctx.Err() == nil {
+		fail(ErrConnectionClosed) // nothing else ends a pull unasked; its handler may come later
 	}
 	if cause := context.Cause(ctx); cause != nil && !errors.Is(cause, context.Canceled) {
 		return cause

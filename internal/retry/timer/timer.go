@@ -71,6 +71,9 @@ func (t *Timers) Cancel(ctx context.Context, prefix string, version uint64) erro
 }
 
 func (t *Timers) publish(ctx context.Context, subject string, header nats.Header) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
 	future, err := t.js.PublishMsgAsync(&nats.Msg{Subject: subject, Header: header})
 	if err != nil {
 		return err
