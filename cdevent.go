@@ -1,7 +1,6 @@
 package recourse
 
 import (
-	"bytes"
 	"cmp"
 	"encoding/hex"
 	"fmt"
@@ -62,7 +61,7 @@ type cdCustomData struct {
 
 // isCDEvent reports whether a message without an envelope is of CDEvents. No message of ours has the member "context".
 func isCDEvent(data []byte) bool {
-	if !bytes.Contains(data, []byte(`"`+cdEventTypePrefix)) {
+	if !mentions(data, `"`+cdEventTypePrefix, 'v') {
 		return false
 	}
 	var head struct {

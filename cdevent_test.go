@@ -77,7 +77,7 @@ func TestCDEventFailure(t *testing.T) {
 			data   string
 		}{
 			"bare":       {nil, event},
-			"binary":     {binary(map[string][]string{"ce-type": {"dev.cdevents.taskrun.finished.0.3.0"}, "ce-datacontenttype": {"application/cdevents+json"}}), event},
+			"binary":     {inBinaryMode(map[string][]string{"ce-type": {"dev.cdevents.taskrun.finished.0.3.0"}, "ce-datacontenttype": {"application/cdevents+json"}}), event},
 			"structured": {structuredHeader, `{"specversion":"1.0","id":"7","source":"/ci","type":"dev.cdevents.taskrun.finished.0.3.0","data":` + event + `}`},
 		} {
 			body, opened, err := OpenInput(subject(row.ref), message.header, []byte(message.data))
@@ -146,11 +146,11 @@ func TestCDEventRefused(t *testing.T) {
 	for family, want := range map[Family]DecodeReason{FamilyLifecycle: ReasonUnknownType, FamilyIntervention: ReasonUnknownType} {
 		s := failureSubject
 		s.Family = family
-		if _, _, err := OpenInput(s, binary(map[string][]string{"ce-type": {"dev.cdevents.taskrun.finished.0.3.0"}}), []byte(cdEventJSON)); reasonFor(t, err) != want {
+		if _, _, err := OpenInput(s, inBinaryMode(map[string][]string{"ce-type": {"dev.cdevents.taskrun.finished.0.3.0"}}), []byte(cdEventJSON)); reasonFor(t, err) != want {
 			t.Errorf("on a subject of the family %s: %v", family, err)
 		}
 	}
-	if _, _, err := OpenInput(failureSubject, binary(map[string][]string{"ce-type": {"dev.cdevents.taskrun.finished.0.2.0"}}), []byte(cdEventJSON)); reasonFor(t, err) != ReasonInvalid {
+	if _, _, err := OpenInput(failureSubject, inBinaryMode(map[string][]string{"ce-type": {"dev.cdevents.taskrun.finished.0.2.0"}}), []byte(cdEventJSON)); reasonFor(t, err) != ReasonInvalid {
 		t.Errorf("an envelope of another type: %v", err)
 	}
 }

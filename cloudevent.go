@@ -164,13 +164,29 @@ func openEvent(header map[string][]string, data []byte) (a attributes, ok bool, 
 // isStructured reports whether a message without a content type is an event in structured mode: the binding of 1.0.2 knows no headers. No
 // message of ours has the member, nor its name as the whole of a text at the top.
 func isStructured(data []byte) bool {
-	if !bytes.Contains(data, []byte(`"specversion"`)) {
+	if !mentions(data, `"specversion"`, 'v') {
 		return false
 	}
 	var head struct {
 		SpecVersion jsontext.Value `json:"specversion"`
 	}
 	return json.Unmarshal(data, &head, jsontext.AllowDuplicateNames(true)) == nil && head.SpecVersion != nil
+}
+
+// mentions reports whether data has a text somewhere. It looks for the first place of a byte in the text that is rare elsewhere, which is
+// several times faster than looking for the text in a message of some words.
+func mentions(data []byte, text string, rare byte) bool {
+	before := strings.IndexByte(text, rare)
+	for from := 0; ; {
+		i := bytes.IndexByte(data[from:], rare)
+		if i < 0 {
+			return false
+		}
+		if start := from + i - before; start >= 0 && len(data)-start >= len(text) && string(data[start:start+len(text)]) == text {
+			return true
+		}
+		from += i + 1
+	}
 }
 
 // structured is an event in the JSON format.

@@ -14,7 +14,7 @@ import (
 var failureSubject = Subject{Prefix: "recourse.acme.o.p.pl.ex1", Family: FamilyFailure, Detail: "ci"}
 
 // binary returns the headers of an event in binary mode, changed.
-func binary(change map[string][]string) map[string][]string {
+func inBinaryMode(change map[string][]string) map[string][]string {
 	header := map[string][]string{
 		"ce-specversion": {"1.0"}, "ce-id": {"7"}, "ce-source": {"/ci"}, "ce-type": {"dev.recourse.failure.v1"}, "ce-time": {"2026-01-02T03:04:05Z"},
 		"ce-datacontenttype": {"application/json"}, "ce-traceparent": {"00-x"}, "content-type": {"application/json"},
@@ -65,43 +65,43 @@ func TestOpenInput(t *testing.T) {
 		{"not looked at", nil, "{", Event{}, ""},
 		{"plain texts that look like more", nil, `{"message":"specversion","target":"dev.cdevents.x","x":"\"specversion\":"}`, Event{}, ""},
 
-		{"binary", binary(nil), failureJSON, want, ""},
+		{"binary", inBinaryMode(nil), failureJSON, want, ""},
 		{"binary, other letters", map[string][]string{"CE-SpecVersion": {"1.0"}, "Ce-Id": {"7"}, "ce-Source": {"/ci"}, "Ce-Type": {"dev.recourse.failure.v1"}, "CE-TIME": {"2026-01-02T03:04:05Z"}}, failureJSON, want, ""},
-		{"binary, least", binary(map[string][]string{"ce-datacontenttype": nil, "content-type": nil, "ce-traceparent": nil}), failureJSON, want, ""},
-		{"binary, quoted", binary(map[string][]string{"ce-source": {`"/ci"`}, "ce-id": {`"\7"`}}), failureJSON, want, ""},
-		{"binary, needlessly encoded", binary(map[string][]string{"ce-id": {" %37\t"}}), failureJSON, want, ""},
-		{"binary, json of another kind", binary(map[string][]string{"ce-datacontenttype": {"application/vnd.x+JSON;%20charset=utf-8"}}), failureJSON, want, ""},
-		{"binary, a type without a version", binary(map[string][]string{"ce-type": {"dev.recourse.failure"}}), failureJSON, unversioned, ""},
+		{"binary, least", inBinaryMode(map[string][]string{"ce-datacontenttype": nil, "content-type": nil, "ce-traceparent": nil}), failureJSON, want, ""},
+		{"binary, quoted", inBinaryMode(map[string][]string{"ce-source": {`"/ci"`}, "ce-id": {`"\7"`}}), failureJSON, want, ""},
+		{"binary, needlessly encoded", inBinaryMode(map[string][]string{"ce-id": {" %37\t"}}), failureJSON, want, ""},
+		{"binary, json of another kind", inBinaryMode(map[string][]string{"ce-datacontenttype": {"application/vnd.x+JSON;%20charset=utf-8"}}), failureJSON, want, ""},
+		{"binary, a type without a version", inBinaryMode(map[string][]string{"ce-type": {"dev.recourse.failure"}}), failureJSON, unversioned, ""},
 		// A percent sign of the source is encoded itself: one that is not means a space here.
-		{"binary, an escape in the source", binary(map[string][]string{"ce-source": {"/c%2569"}}), failureJSON, escaped, ""},
-		{"a space in the source", binary(map[string][]string{"ce-source": {"/c%20i"}}), failureJSON, Event{}, ReasonInvalid},
-		{"no specversion", binary(map[string][]string{"ce-specversion": nil}), failureJSON, Event{}, ReasonInvalid},
-		{"no id", binary(map[string][]string{"ce-id": nil}), failureJSON, Event{}, ReasonInvalid},
-		{"empty id", binary(map[string][]string{"ce-id": {""}}), failureJSON, Event{}, ReasonInvalid},
-		{"no values", binary(map[string][]string{"ce-id": {}}), failureJSON, Event{}, ReasonInvalid},
-		{"no source", binary(map[string][]string{"ce-source": nil}), failureJSON, Event{}, ReasonInvalid},
-		{"no type", binary(map[string][]string{"ce-type": nil}), failureJSON, Event{}, ReasonInvalid},
+		{"binary, an escape in the source", inBinaryMode(map[string][]string{"ce-source": {"/c%2569"}}), failureJSON, escaped, ""},
+		{"a space in the source", inBinaryMode(map[string][]string{"ce-source": {"/c%20i"}}), failureJSON, Event{}, ReasonInvalid},
+		{"no specversion", inBinaryMode(map[string][]string{"ce-specversion": nil}), failureJSON, Event{}, ReasonInvalid},
+		{"no id", inBinaryMode(map[string][]string{"ce-id": nil}), failureJSON, Event{}, ReasonInvalid},
+		{"empty id", inBinaryMode(map[string][]string{"ce-id": {""}}), failureJSON, Event{}, ReasonInvalid},
+		{"no values", inBinaryMode(map[string][]string{"ce-id": {}}), failureJSON, Event{}, ReasonInvalid},
+		{"no source", inBinaryMode(map[string][]string{"ce-source": nil}), failureJSON, Event{}, ReasonInvalid},
+		{"no type", inBinaryMode(map[string][]string{"ce-type": nil}), failureJSON, Event{}, ReasonInvalid},
 		{"only an id", map[string][]string{"ce-id": {"7"}}, failureJSON, Event{}, ReasonInvalid},
-		{"another specversion", binary(map[string][]string{"ce-specversion": {"0.3"}}), failureJSON, Event{}, ReasonInvalid},
-		{"two ids", binary(map[string][]string{"ce-id": {"7", "7"}}), failureJSON, Event{}, ReasonDuplicateKey},
-		{"two spellings", binary(map[string][]string{"Ce-Id": {"7"}}), failureJSON, Event{}, ReasonDuplicateKey},
-		{"half a percent", binary(map[string][]string{"ce-id": {"7%2"}}), failureJSON, Event{}, ReasonBadValue},
-		{"overlong UTF-8", binary(map[string][]string{"ce-id": {"%C0%A0"}}), failureJSON, Event{}, ReasonBadValue},
-		{"not UTF-8", binary(map[string][]string{"ce-id": {"\xff"}}), failureJSON, Event{}, ReasonBadValue},
-		{"control character", binary(map[string][]string{"ce-id": {"7%0A"}}), failureJSON, Event{}, ReasonInvalid},
-		{"open quote", binary(map[string][]string{"ce-id": {`"7`}}), failureJSON, Event{}, ReasonBadValue},
-		{"behind the quote", binary(map[string][]string{"ce-id": {`"7"7"`}}), failureJSON, Event{}, ReasonBadValue},
-		{"no time", binary(map[string][]string{"ce-time": {"yesterday"}}), failureJSON, Event{}, ReasonInvalid},
-		{"not quite a time", binary(map[string][]string{"ce-time": {"2026-01-02T03:04:05,5Z"}}), failureJSON, Event{}, ReasonInvalid},
-		{"no JSON", binary(map[string][]string{"ce-datacontenttype": {"application/xml"}}), failureJSON, Event{}, ReasonInvalid},
-		{"another type", binary(map[string][]string{"ce-type": {"com.example.failure"}}), failureJSON, Event{}, ReasonUnknownType},
-		{"the type of another family", binary(map[string][]string{"ce-type": {EventType(FamilyLifecycle)}}), failureJSON, Event{}, ReasonUnknownType},
-		{"nearly the type", binary(map[string][]string{"ce-type": {"dev.recourse.failure.v1x"}}), failureJSON, Event{}, ReasonUnknownType},
-		{"version 0", binary(map[string][]string{"ce-type": {"dev.recourse.failure.v0"}}), failureJSON, Event{}, ReasonUnknownType},
-		{"a later type", binary(map[string][]string{"ce-type": {"dev.recourse.failure.v2"}}), failureJSON, Event{}, ReasonFutureSchema},
+		{"another specversion", inBinaryMode(map[string][]string{"ce-specversion": {"0.3"}}), failureJSON, Event{}, ReasonInvalid},
+		{"two ids", inBinaryMode(map[string][]string{"ce-id": {"7", "7"}}), failureJSON, Event{}, ReasonDuplicateKey},
+		{"two spellings", inBinaryMode(map[string][]string{"Ce-Id": {"7"}}), failureJSON, Event{}, ReasonDuplicateKey},
+		{"half a percent", inBinaryMode(map[string][]string{"ce-id": {"7%2"}}), failureJSON, Event{}, ReasonBadValue},
+		{"overlong UTF-8", inBinaryMode(map[string][]string{"ce-id": {"%C0%A0"}}), failureJSON, Event{}, ReasonBadValue},
+		{"not UTF-8", inBinaryMode(map[string][]string{"ce-id": {"\xff"}}), failureJSON, Event{}, ReasonBadValue},
+		{"control character", inBinaryMode(map[string][]string{"ce-id": {"7%0A"}}), failureJSON, Event{}, ReasonInvalid},
+		{"open quote", inBinaryMode(map[string][]string{"ce-id": {`"7`}}), failureJSON, Event{}, ReasonBadValue},
+		{"behind the quote", inBinaryMode(map[string][]string{"ce-id": {`"7"7"`}}), failureJSON, Event{}, ReasonBadValue},
+		{"no time", inBinaryMode(map[string][]string{"ce-time": {"yesterday"}}), failureJSON, Event{}, ReasonInvalid},
+		{"not quite a time", inBinaryMode(map[string][]string{"ce-time": {"2026-01-02T03:04:05,5Z"}}), failureJSON, Event{}, ReasonInvalid},
+		{"no JSON", inBinaryMode(map[string][]string{"ce-datacontenttype": {"application/xml"}}), failureJSON, Event{}, ReasonInvalid},
+		{"another type", inBinaryMode(map[string][]string{"ce-type": {"com.example.failure"}}), failureJSON, Event{}, ReasonUnknownType},
+		{"the type of another family", inBinaryMode(map[string][]string{"ce-type": {EventType(FamilyLifecycle)}}), failureJSON, Event{}, ReasonUnknownType},
+		{"nearly the type", inBinaryMode(map[string][]string{"ce-type": {"dev.recourse.failure.v1x"}}), failureJSON, Event{}, ReasonUnknownType},
+		{"version 0", inBinaryMode(map[string][]string{"ce-type": {"dev.recourse.failure.v0"}}), failureJSON, Event{}, ReasonUnknownType},
+		{"a later type", inBinaryMode(map[string][]string{"ce-type": {"dev.recourse.failure.v2"}}), failureJSON, Event{}, ReasonFutureSchema},
 
 		{"structured", structuredHeader, structuredEvent("", ""), want, ""},
-		{"structured wins", binary(map[string][]string{"content-type": {"application/cloudevents"}, "ce-id": {"x", "y"}}), structuredEvent("", ""), want, ""},
+		{"structured wins", inBinaryMode(map[string][]string{"content-type": {"application/cloudevents"}, "ce-id": {"x", "y"}}), structuredEvent("", ""), want, ""},
 		{"structured without a header", nil, structuredEvent("", ""), want, ""},
 		{"structured, base64", structuredHeader, strings.Replace(structuredEvent("data", ""), "{", `{"data_base64":"`+base64.StdEncoding.EncodeToString([]byte(failureJSON))+`",`, 1), want, ""},
 		{"structured, extensions", structuredHeader, structuredEvent("n1", `3`), want, ""},
@@ -318,5 +318,26 @@ func BenchmarkSetEventHeader(b *testing.B) {
 	for b.Loop() {
 		header := make(map[string][]string, 16)
 		SetEventHeader(header, rec.Event(failureSubject.Prefix))
+	}
+}
+
+// TestMentions compares with the plain search, over texts in which nearly the text stands.
+func TestMentions(t *testing.T) {
+	const text = `"specversion"`
+	whole := `v "specversio" v"specversion" vv"spec` + text + `"specversionv`
+	found := 0
+	for i := range whole {
+		for j := i; j <= len(whole); j++ {
+			want := strings.Contains(whole[i:j], text)
+			if got := mentions([]byte(whole[i:j]), text, 'v'); got != want {
+				t.Fatalf("%q: %v", whole[i:j], got)
+			}
+			if want {
+				found++
+			}
+		}
+	}
+	if found == 0 {
+		t.Fatal("it is never there")
 	}
 }

@@ -55,6 +55,13 @@ var (
 // DecodeFailure decodes and validates a failure. The error is a *[DecodeError].
 func DecodeFailure(body []byte) (*Failure, error) {
 	f := new(Failure)
+	if len(body) <= MaxSize {
+		r := plainReader{b: body, ids: make([]byte, 0, 256)}
+		if r.failure(f) {
+			return f, validate(f)
+		}
+		*f = Failure{}
+	}
 	if err := decode(body, f, MaxSize); err != nil {
 		return nil, err
 	}

@@ -13,7 +13,7 @@ import (
 // TestImports keeps the vocabulary data only: the standard library, without I/O or network, and the strict JSON.
 func TestImports(t *testing.T) {
 	allowed := []string{
-		"bytes", "cmp", "crypto/sha256", "encoding/hex", "errors", "fmt", "io", "math/bits", "regexp", "slices", "strconv", "strings", "time",
+		"bytes", "cmp", "crypto/sha256", "encoding/binary", "encoding/hex", "errors", "fmt", "io", "math/bits", "regexp", "slices", "strconv", "strings", "sync", "time",
 		"unicode", "unicode/utf8",
 		"github.com/go-json-experiment/json", "github.com/go-json-experiment/json/jsontext",
 	}

@@ -1,8 +1,10 @@
 package recourse
 
 import (
+	"encoding/binary"
 	"errors"
 	"math/bits"
+	"slices"
 	"strconv"
 	"time"
 
@@ -19,14 +21,20 @@ func Encode(v any) ([]byte, error) {
 	var w writer
 	switch v := v.(type) {
 	case *Record:
-		w.b = make([]byte, 0, sizeHint(v))
-		w.record(v)
+		return AppendRecord(nil, v)
 	case *Failure:
 		w.b = make([]byte, 0, 512+len(v.Message))
 		w.failure(v)
 	default:
 		return json.Marshal(v, deterministic)
 	}
+	return w.b, w.err
+}
+
+// AppendRecord appends the JSON of a record, the same as [Encode] returns.
+func AppendRecord(dst []byte, r *Record) ([]byte, error) {
+	w := writer{b: slices.Grow(dst, sizeHint(r))}
+	w.record(r)
 	return w.b, w.err
 }
 
@@ -66,9 +74,36 @@ func (w *writer) key(key string) {
 }
 
 func (w *writer) quote(s string) {
+	if plain(s) {
+		w.b = append(w.b, '"')
+		w.b = append(w.b, s...)
+		w.b = append(w.b, '"')
+		return
+	}
 	var err error
 	w.b, err = jsontext.AppendQuote(w.b, s)
 	w.err = errors.Join(w.err, err)
+}
+
+// plain reports whether a text needs no escapes in JSON and is ASCII: nearly every text. It looks at eight bytes at once.
+func plain[text string | []byte](s text) bool {
+	const ones, high = 0x0101010101010101, 0x8080808080808080
+	for len(s) >= 8 {
+		v := binary.LittleEndian.Uint64([]byte(s[:8]))
+		quote, slash := v^ones*'"', v^ones*'\\'
+		// The high bit of a byte is set: in v where it is not ASCII, in the others where it was a control character, a quote or a backslash. A
+		// borrow may set it wrongly above such a byte alone.
+		if (v|(v-ones*0x20)|(quote-ones)|(slash-ones))&high != 0 {
+			return false
+		}
+		s = s[8:]
+	}
+	for i := 0; i < len(s); i++ {
+		if c := s[i]; c < 0x20 || c >= 0x80 || c == '"' || c == '\\' {
+			return false
+		}
+	}
+	return true
 }
 
 func (w *writer) text(key, s string) {

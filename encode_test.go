@@ -4,10 +4,12 @@ import (
 	"bytes"
 	"math/rand/v2"
 	"reflect"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
 )
 
 // filler fills values at random, each member zero now and then. A member that is added to a record later is filled too, and then has to
@@ -115,5 +117,24 @@ func BenchmarkEncode(b *testing.B) {
 				_, _ = json.Marshal(v, deterministic)
 			}
 		})
+	}
+}
+
+// TestPlain puts each byte at each place of a text that is otherwise plain: it is plain where JSON has nothing to escape and it is ASCII.
+func TestPlain(t *testing.T) {
+	for length := 1; length <= 17; length++ {
+		for place := range length {
+			for c := range 256 {
+				text := []byte(strings.Repeat("~", length))
+				text[place] = byte(c)
+				want := c < 0x80
+				if quoted, err := jsontext.AppendQuote(nil, text); want && (err != nil || string(quoted) != `"`+string(text)+`"`) {
+					want = false
+				}
+				if got := plain(string(text)); got != want {
+					t.Fatalf("byte %#x at %d of %d: plain is %v, want %v", c, place, length, got, want)
+				}
+			}
+		}
 	}
 }

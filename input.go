@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"sync"
 	"time"
 )
 
@@ -68,8 +69,18 @@ func (f *Failure) Clean() {
 func (f *Failure) Digest() string {
 	content := *f
 	content.At, content.Schema = time.Time{}, 0
-	return digest(&content)
+	w := writers.Get().(*writer)
+	defer writers.Put(w)
+	w.b, w.err = w.b[:0], nil
+	w.failure(&content)
+	if w.err != nil {
+		return "" // never: see digest
+	}
+	return digestOf(w.b)
 }
+
+// writers are for what is digested and forgotten: a digest of a failure is taken for each that is handled.
+var writers = sync.Pool{New: func() any { return new(writer) }}
 
 // Answer is a person's answer to an open intervention (R9). An operator publishes it on the execution's subject
 // intervention.<principal>.
@@ -184,6 +195,10 @@ func digest(v any) string {
 	if err != nil {
 		return "" // a value of this package always encodes: its strings were decoded from UTF-8
 	}
+	return digestOf(b)
+}
+
+func digestOf(b []byte) string {
 	sum := sha256.Sum256(b)
 	return hex.EncodeToString(sum[:8])
 }

@@ -1,6 +1,8 @@
 package recourse
 
 import (
+	"math/rand/v2"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -208,11 +210,52 @@ func FuzzRedact(f *testing.F) {
 		if len(got) > MaxMessageLength || !utf8.ValidString(got) {
 			t.Fatalf("%d bytes, valid %v", len(got), utf8.ValidString(got))
 		}
+		sameWithoutHints(t, text)
 	})
+}
+
+// TestHints shows that looking for the hints of secrets first changes nothing but the time it takes.
+func TestHints(t *testing.T) {
+	texts := append(slices.Clone(secretTexts), bareTokens...)
+	for _, text := range texts {
+		sameWithoutHints(t, text)
+		for i := range text { // cut, and with something in its place
+			sameWithoutHints(t, text[:i])
+			sameWithoutHints(t, text[i:])
+			sameWithoutHints(t, text[:i]+" "+text[i:])
+			sameWithoutHints(t, text[:i]+"-"+text[i:])
+		}
+		sameWithoutHints(t, strings.ToUpper(text))
+		sameWithoutHints(t, strings.ReplaceAll(text, "k", "\u212a"))
+	}
+	// Words that are hints, and joints that a shape may have beside them, at random.
+	parts := []string{canary, "=", ":", " ", "\n", "\\", `"`, "'", "-", "--", "_", ".", "@", "/", "1", "x", "api", "shared", "nature", "s", "ſ", "é"}
+	for _, s := range secrets {
+		parts = append(parts, s.hints...)
+	}
+	r := rand.New(rand.NewPCG(1, 2))
+	for range 20_000 {
+		var b strings.Builder
+		for range 2 + r.IntN(8) {
+			b.WriteString(parts[r.IntN(len(parts))])
+		}
+		sameWithoutHints(t, b.String())
+	}
+}
+
+func sameWithoutHints(t *testing.T, text string) {
+	t.Helper()
+	if text == "" {
+		return
+	}
+	if got, want := Redact(text), redact(lookedAt(text), 1<<len(secrets)-1); got != want {
+		t.Fatalf("%q: with hints %q, without %q", text, got, want)
+	}
 }
 
 func BenchmarkRedact(b *testing.B) {
 	for name, text := range map[string]string{
+		"words":  strings.Repeat("path /usr/share: the key of the token might have passed its signature; ", 10),
 		"plain":  "dial tcp 10.0.0.1:443: connect: connection refused",
 		"secret": "login failed: password=" + canary + " at https://jane:x@host/",
 		"8 KiB":  strings.Repeat("step failed: password is wrong; ", 256),
