@@ -19,7 +19,10 @@ const (
 
 // Seal folds the record into the head's state, adds the state to the record and returns its encoding, ready to be appended. The
 // head is changed: where the append fails, the caller drops it and reads the journal again.
-func Seal(rec *recourse.Record, head *Head) ([]byte, error) {
+func Seal(rec *recourse.Record, head *Head) ([]byte, error) { return SealTo(nil, rec, head) }
+
+// SealTo is [Seal] that appends the encoding to dst.
+func SealTo(dst []byte, rec *recourse.Record, head *Head) ([]byte, error) {
 	Fold(&head.State, rec)
 	rec.State, rec.StateBase = nil, 0
 	size := stateSize(&head.State)
@@ -28,7 +31,7 @@ func Seal(rec *recourse.Record, head *Head) ([]byte, error) {
 	} else {
 		rec.StateBase = head.Base
 	}
-	body, err := recourse.Encode(rec)
+	body, err := recourse.AppendRecord(dst, rec)
 	head.Ref, head.Version = rec.Ref, rec.Version
 	return body, err
 }

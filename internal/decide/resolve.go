@@ -62,7 +62,7 @@ func (d *decider) listed(node recourse.Node) int32 {
 	plain := recourse.Node{Path: recourse.PlainPath(node.Path), Section: node.Section}
 	level := recourse.LevelStep
 	for {
-		if at, ok := d.plan.index[plain]; ok {
+		if at := d.plan.at(plain); at >= 0 {
 			return at
 		}
 		parent := recourse.Parent(plain.Path)
