@@ -19,6 +19,8 @@ type Options struct {
 	Templates *Templates
 	// Inputs fill what is <+input>. Nil fills nothing.
 	Inputs *Inputs
+	// Shared is where plans of several loads have what they have in common. Nil shares nothing.
+	Shared *Shared
 }
 
 // resolves reports whether there is something to resolve with. Defaults of inputs are used then, too.
@@ -29,11 +31,19 @@ func (o Options) resolves() bool { return o.Templates != nil || o.Inputs != nil 
 // loads as if it stood in a pipeline of its own, its stage (and a step or step group below that) named by its identifier; a
 // fragment of a pipeline is checked too, in a stage named "fragment", and is an error.
 func Load(file string, yaml []byte, opt Options) (*decide.Plan, Diagnostics) {
+	plan, _, found := LoadBytes(file, yaml, opt)
+	return plan, found
+}
+
+// LoadBytes is [Load] that also returns about how many bytes of memory the plan takes, without what it shares with plans that were there
+// before.
+func LoadBytes(file string, yaml []byte, opt Options) (*decide.Plan, int, Diagnostics) {
 	l, ok := walk(file, yaml, opt)
 	if !ok {
-		return nil, l.sorted()
+		return nil, 0, l.sorted()
 	}
-	return l.plan(), l.sorted()
+	plan := l.plan()
+	return plan, l.bytes, l.sorted()
 }
 
 // walk reads the whole document. It is false where there is none.
@@ -48,7 +58,9 @@ func walk(file string, yaml []byte, opt Options) (*loader, bool) {
 	}
 	root := &cursor{value: tree}
 	l.root(root)
-	l.misplaced(root)
+	if l.hasMisplaced(tree) {
+		l.misplaced(root)
+	}
 	l.reportTemplates()
 	l.lint()
 	return l, true
@@ -63,6 +75,7 @@ type loader struct {
 	seen     map[recourse.Node]*element
 	read     map[*value]bool // failureStrategies that were read, and whatever is not ours to read
 	errors   int             // so far
+	bytes    int             // of the plan, so far
 	full     bool            // MaxNodes was reported
 
 	templates     []string // that are not resolved and may hold strategies
@@ -107,17 +120,24 @@ func (l *loader) warn(at *cursor, code, message, fix string) {
 	l.say(SeverityWarning, at, code, message, fix)
 }
 
-// plan makes the plan of what was read.
+// plan makes the plan of what was read. It holds on to nothing of the tree.
 func (l *loader) plan() *decide.Plan {
-	nodes := make([]decide.PlanNode, 0, len(l.elements))
-	for _, e := range l.elements {
-		n := decide.PlanNode{Node: e.node, Level: e.level}
-		for _, s := range e.strategies {
-			n.Strategies = append(n.Strategies, s.Strategy)
+	nodes, lists := make([]decide.PlanNode, len(l.elements)), make([][]decide.Strategy, len(l.elements))
+	for i, e := range l.elements {
+		nodes[i] = decide.PlanNode{Node: e.node, Level: e.level}
+		if len(e.strategies) == 0 {
+			continue
 		}
-		nodes = append(nodes, n)
+		lists[i] = make([]decide.Strategy, len(e.strategies))
+		for j, s := range e.strategies {
+			lists[i][j] = s.Strategy
+		}
 	}
-	return decide.NewPlan(l.pipeline, l.opt.Semantics, nodes)
+	l.bytes += planBytes + nodeBytes*len(nodes) + onePiece(nodes) + l.opt.Shared.share(lists)
+	for i := range nodes {
+		nodes[i].Strategies = lists[i]
+	}
+	return decide.NewPlan(strings.Clone(l.pipeline), l.opt.Semantics, nodes)
 }
 
 // fragmentKeys are the keys by which a piece of a pipeline is known, outermost first.
@@ -331,8 +351,12 @@ func (l *loader) containers(at *cursor, e *element) {
 	// A list of steps anywhere but in an execution is taken for one only where its entries say so.
 	isExecution := at.key == "execution"
 	for i := range at.entries {
+		key := at.entries[i].key
+		steps, rollback := key == "steps", key == "rollbackSteps"
+		if value := at.entries[i].value; !steps && !rollback && value.kind != mapping && value.kind != sequence {
+			continue
+		}
 		child := at.entry(i)
-		steps, rollback := child.key == "steps", child.key == "rollbackSteps"
 		switch {
 		case (steps || rollback) && (isExecution || isSteps(child)):
 			l.section(child, e, recourse.Steps, rollback)
@@ -589,6 +613,30 @@ func (l *loader) misplaced(at *cursor) {
 			l.reportAt(SeverityWarning, child.keyAt, child, "misplaced-strategies", "failure strategies have no effect here: they stand on stages, step groups and steps", "move them to the stage, step group or step they are for")
 		}
 	}
+}
+
+// hasMisplaced reports whether misplaced would find something in a value. Nearly always it would not, and then the way to each value
+// need not be known.
+func (l *loader) hasMisplaced(v *value) bool {
+	if l.read[v] {
+		return false
+	}
+	for _, item := range v.items {
+		if l.hasMisplaced(item) {
+			return true
+		}
+	}
+	for i := range v.entries {
+		child := v.entries[i].value
+		if v.entries[i].key != "failureStrategies" || l.read[child] {
+			if (child.kind == mapping || child.kind == sequence) && l.hasMisplaced(child) {
+				return true
+			}
+		} else if child.kind == sequence && len(child.items) > 0 {
+			return true
+		}
+	}
+	return false
 }
 
 // identifierFrom makes an identifier of a name: what is not a letter, digit or _ becomes _.

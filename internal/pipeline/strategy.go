@@ -267,7 +267,7 @@ func (l *loader) retry(e *element, s *strategy, do *decide.ActionSpec, at, spec 
 		l.fail(text, "bad-condition", "a condition is text", "")
 		return false
 	}
-	c, err := compileCondition(text.text)
+	c, bytes, err := l.opt.Shared.compile(text.text)
 	if err != nil {
 		where := text.place()
 		var bad *conditionError
@@ -278,6 +278,7 @@ func (l *loader) retry(e *element, s *strategy, do *decide.ActionSpec, at, spec 
 		return false
 	}
 	s.Condition = c
+	l.bytes += bytes
 	return ok
 }
 
@@ -504,7 +505,7 @@ func (l *loader) answerBy(set *decide.InterventionSpec, list *cursor) bool {
 		}
 		names = append(names, name)
 	}
-	set.AnswerBy = strings.Join(names, ",")
+	set.AnswerBy = strings.Clone(strings.Join(names, ",")) // of one name, a part of the whole text
 	return true
 }
 

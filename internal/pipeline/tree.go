@@ -147,6 +147,16 @@ func (c *cursor) path() string {
 
 // parse reads the first document. It returns nil where the text is not YAML, or is nothing at all.
 func parse(text []byte, found *findings) *value {
+	if len(text) <= MaxSize {
+		if v := plain(text, found); v != nil {
+			return v
+		}
+	}
+	return parseAny(text, found)
+}
+
+// parseAny is parse for YAML of any kind.
+func parseAny(text []byte, found *findings) *value {
 	loader := open(text, found)
 	if loader == nil {
 		return nil
