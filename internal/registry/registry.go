@@ -1,7 +1,10 @@
 // Package registry finds the plan of an execution's pipeline: the YAML in the bucket, compiled once per revision and kept in memory.
 //
 // A watch of the bucket's keys tells which revision is the newest, so that a known pipeline costs no request. A pipeline the watch does
-// not know is asked for before it counts as unknown: a failure right after its registration finds it.
+// not know, or not yet, is asked for before it counts as unknown: a failure right after its registration, or right after the start of the
+// worker, finds it. One that has to be compiled costs one more request.
+//
+// Plans are kept up to a bound in bytes, see [MaxBytes]; what was not used for longest goes first, and is compiled again when it is needed.
 package registry
 
 import (
@@ -19,18 +22,23 @@ import (
 	"go.uber.org/zap"
 )
 
-// maxPlans is how many compiled plans are kept. A plan of 50 nodes takes about 20 KiB.
-const maxPlans = 4096
+// MaxBytes is about how much memory compiled plans take, in bytes; with what the garbage collector needs beside them, a process has about
+// twice as much. A plan of 50 nodes and 60 strategies takes 4 to 15 KiB, the less the more it has in common with others.
+const MaxBytes = 96 << 20
 
 // Registry holds plans. It is safe for concurrent use.
 type Registry struct {
 	kv        jetstream.KeyValue
 	semantics recourse.Semantics
 	log       *zap.Logger
+	shared    *pipeline.Shared
+	most      int // bytes
 
 	mu     sync.Mutex
 	newest map[string]uint64 // revision by key
 	plans  map[planKey]*loading
+	used   loading // of plans that are there, used.next was used last and used.previous is the first to go
+	bytes  int     // of these
 }
 
 type planKey struct {
@@ -40,12 +48,20 @@ type planKey struct {
 
 // loading is a plan that is there once done is closed. Whoever asks meanwhile waits: a pipeline is compiled once.
 type loading struct {
+	planKey
 	done     chan struct{}
 	pipeline decide.Pipeline
 	err      error
+
+	next, previous *loading // nil while it is not there
+	bytes          int
 }
 
-// New returns a registry over the bucket and knows the newest revision of every key when it returns. The watch ends with ctx.
+// entryBytes is about what a plan takes in the registry, beside the bytes of its key.
+const entryBytes = 500
+
+// New returns a registry over the bucket. The watch has begun when it returns, and ends with ctx; what it has not told yet is asked for,
+// so that a start takes as long with many pipelines as with few.
 func New(ctx context.Context, js jetstream.JetStream, semantics recourse.Semantics, log *zap.Logger) (*Registry, error) {
 	kv, err := js.KeyValue(ctx, recourse.BucketPipelines)
 	if err != nil {
@@ -55,27 +71,24 @@ func New(ctx context.Context, js jetstream.JetStream, semantics recourse.Semanti
 	if err != nil {
 		return nil, fmt.Errorf("pipelines: watch: %w", err)
 	}
-	r := &Registry{kv: kv, semantics: semantics, log: log, newest: make(map[string]uint64), plans: make(map[planKey]*loading)}
-	for {
-		select {
-		case <-ctx.Done():
-			return nil, ctx.Err()
-		case update, open := <-watcher.Updates():
-			if !open {
-				return nil, errors.New("pipelines: the watch ended before it began")
-			}
-			if update == nil { // all keys that were there have been seen
-				go r.follow(watcher)
-				return r, nil
-			}
-			r.note(update)
-		}
+	r := newRegistry(semantics, log)
+	r.kv = kv
+	go r.follow(watcher)
+	return r, nil
+}
+
+func newRegistry(semantics recourse.Semantics, log *zap.Logger) *Registry {
+	r := &Registry{
+		semantics: semantics, log: log, shared: pipeline.NewShared(), most: MaxBytes,
+		newest: make(map[string]uint64), plans: make(map[planKey]*loading),
 	}
+	r.used.next, r.used.previous = &r.used, &r.used
+	return r
 }
 
 func (r *Registry) follow(watcher jetstream.KeyWatcher) {
 	for update := range watcher.Updates() {
-		if update != nil {
+		if update != nil { // nil: all keys that were there have been told
 			r.note(update)
 		}
 	}
@@ -103,7 +116,7 @@ func (r *Registry) Pipeline(ctx context.Context, ref recourse.Ref, pinned uint64
 		r.mu.Unlock()
 	}
 	if revision != 0 {
-		p, err := r.compiled(ctx, planKey{key, revision})
+		p, err := r.compiled(ctx, planKey{key, revision}, nil)
 		if !errors.Is(err, jetstream.ErrKeyNotFound) {
 			return p, err
 		}
@@ -117,28 +130,32 @@ func (r *Registry) Pipeline(ctx context.Context, ref recourse.Ref, pinned uint64
 	if err != nil {
 		return decide.Pipeline{}, fmt.Errorf("pipeline %s: %w", key, err)
 	}
-	return r.compiled(ctx, planKey{key, entry.Revision()})
+	return r.compiled(ctx, planKey{key, entry.Revision()}, entry)
 }
 
-// compiled returns the plan of a revision, from memory or from the bucket.
-func (r *Registry) compiled(ctx context.Context, key planKey) (decide.Pipeline, error) {
+// compiled returns the plan of a revision: from memory, or compiled from its entry, which is got from the bucket where it is nil.
+func (r *Registry) compiled(ctx context.Context, key planKey, entry jetstream.KeyValueEntry) (decide.Pipeline, error) {
 	r.mu.Lock()
 	l, ok := r.plans[key]
 	if !ok {
-		if len(r.plans) >= maxPlans {
-			r.evict()
-		}
-		l = &loading{done: make(chan struct{})}
+		l = &loading{planKey: key, done: make(chan struct{})}
 		r.plans[key] = l
+	} else if l.next != nil {
+		r.use(l)
+		r.mu.Unlock()
+		return l.pipeline, nil
 	}
 	r.mu.Unlock()
 	if !ok {
-		l.pipeline, l.err = r.load(ctx, key)
+		l.bytes, l.err = r.load(ctx, l, entry)
+		r.mu.Lock()
 		if l.err != nil {
-			r.mu.Lock()
 			delete(r.plans, key) // asked for again next time
-			r.mu.Unlock()
+		} else {
+			r.use(l)
+			r.evict()
 		}
+		r.mu.Unlock()
 		close(l.done)
 	}
 	select {
@@ -149,30 +166,46 @@ func (r *Registry) compiled(ctx context.Context, key planKey) (decide.Pipeline, 
 	}
 }
 
-// evict drops some plan; which one does not matter much, a plan is compiled again in well under a millisecond.
+// use makes a plan the one that was used last.
+func (r *Registry) use(l *loading) {
+	if l.next == nil {
+		r.bytes += l.bytes
+	} else {
+		l.next.previous, l.previous.next = l.previous, l.next
+	}
+	l.next, l.previous = r.used.next, &r.used
+	l.next.previous, l.previous.next = l, l
+}
+
+// evict drops what was used least recently until the rest is within the bound. The last one stays however large it is.
 func (r *Registry) evict() {
-	for key := range r.plans {
-		delete(r.plans, key)
-		return
+	for r.bytes > r.most && r.used.next != r.used.previous {
+		l := r.used.previous
+		l.previous.next, r.used.previous = &r.used, l.previous
+		r.bytes -= l.bytes
+		delete(r.plans, l.planKey)
 	}
 }
 
-func (r *Registry) load(ctx context.Context, key planKey) (decide.Pipeline, error) {
-	entry, err := r.kv.GetRevision(ctx, key.key, key.revision)
-	if err != nil {
-		return decide.Pipeline{}, fmt.Errorf("pipeline %s revision %d: %w", key.key, key.revision, err)
+// load compiles a plan and returns about how many bytes it takes.
+func (r *Registry) load(ctx context.Context, l *loading, entry jetstream.KeyValueEntry) (bytes int, err error) {
+	if entry == nil {
+		if entry, err = r.kv.GetRevision(ctx, l.key, l.revision); err != nil {
+			return 0, fmt.Errorf("pipeline %s revision %d: %w", l.key, l.revision, err)
+		}
 	}
-	plan, diagnostics := pipeline.Load(key.key, entry.Value(), pipeline.Options{Semantics: r.semantics})
+	plan, bytes, diagnostics := pipeline.LoadBytes(l.key, entry.Value(), pipeline.Options{Semantics: r.semantics, Shared: r.shared})
 	if diagnostics.HasErrors() {
 		r.log.Warn("a registered pipeline has errors, what can be read of it is used",
-			zap.String("pipeline", key.key), zap.Uint64("revision", key.revision), zap.Int("errors", countErrors(diagnostics)))
+			zap.String("pipeline", l.key), zap.Uint64("revision", l.revision), zap.Int("errors", countErrors(diagnostics)))
 	}
 	sum := sha256.Sum256(entry.Value())
-	return decide.Pipeline{
+	l.pipeline = decide.Pipeline{
 		Plan:      plan,
-		Revision:  recourse.PipelineRevision{Revision: key.revision, Digest: hex.EncodeToString(sum[:8])},
+		Revision:  recourse.PipelineRevision{Revision: l.revision, Digest: hex.EncodeToString(sum[:8])},
 		Semantics: r.semantics,
-	}, nil
+	}
+	return bytes + entryBytes + len(l.key), nil
 }
 
 func countErrors(diagnostics pipeline.Diagnostics) (n int) {

@@ -225,17 +225,6 @@ func TestImpatientFirst(t *testing.T) {
 	get(t, r, revision, "v1", revision)
 }
 
-func TestEvict(t *testing.T) {
-	r := &Registry{plans: map[planKey]*loading{}}
-	for i := range uint64(3) {
-		r.plans[planKey{"k", i}] = &loading{}
-	}
-	r.evict()
-	if len(r.plans) != 2 {
-		t.Errorf("%d plans, want 2", len(r.plans))
-	}
-}
-
 func TestErrors(t *testing.T) {
 	js, kv, stop := bucket(t)
 	revision := put(t, kv, yaml(1))
