@@ -80,6 +80,7 @@ func streams(cfg ProvisionConfig) []jetstream.StreamConfig {
 	journal.Description = "Recourse: decisions and commands, one chain per execution"
 	journal.Subjects = []string{recourse.Filter(recourse.FamilyCommand), recourse.Filter(recourse.FamilyDecision)}
 	journal.MaxMsgSize = recordSize
+	journal.AllowAtomicPublish = true // where an append costs a flush of the disk, workers append many executions' records at once
 
 	rejected := kept
 	rejected.Name = recourse.StreamRejected
@@ -92,22 +93,23 @@ func streams(cfg ProvisionConfig) []jetstream.StreamConfig {
 	// (a newer one for the same subject replaces the older), these need purges, and schedules refuse to discard new messages.
 	// Without a limit nothing is discarded. Workers alone may publish here.
 	timers := jetstream.StreamConfig{
-		Name:              recourse.StreamTimers,
-		Description:       "Recourse: waits, as message schedules, and those that came due",
-		Subjects:          []string{recourse.Filter(recourse.FamilyTimer), recourse.Filter(recourse.FamilyDue)},
-		Retention:         jetstream.WorkQueuePolicy,
-		Discard:           jetstream.DiscardOld,
-		MaxMsgs:           -1,
-		MaxBytes:          -1,
-		MaxMsgsPerSubject: -1,
-		MaxConsumers:      -1,
-		MaxMsgSize:        -1,
-		Storage:           cfg.Storage,
-		Replicas:          max(cfg.Replicas, 1),
-		Duplicates:        shortWindow,
-		AllowRollup:       true,
-		AllowDirect:       true,
-		AllowMsgSchedules: true,
+		Name:               recourse.StreamTimers,
+		Description:        "Recourse: waits, as message schedules, and those that came due",
+		Subjects:           []string{recourse.Filter(recourse.FamilyTimer), recourse.Filter(recourse.FamilyDue)},
+		Retention:          jetstream.WorkQueuePolicy,
+		Discard:            jetstream.DiscardOld,
+		MaxMsgs:            -1,
+		MaxBytes:           -1,
+		MaxMsgsPerSubject:  -1,
+		MaxConsumers:       -1,
+		MaxMsgSize:         -1,
+		Storage:            cfg.Storage,
+		Replicas:           max(cfg.Replicas, 1),
+		Duplicates:         shortWindow,
+		AllowRollup:        true,
+		AllowDirect:        true,
+		AllowMsgSchedules:  true,
+		AllowAtomicPublish: true,
 	}
 
 	// As nats.go makes a bucket.

@@ -138,7 +138,7 @@ func TestProvisionUpdatesConcurrently(t *testing.T) {
 	e := startTest(t, EmbeddedConfig{})
 	_, js := connectTest(t, e.URL())
 	for _, c := range streams(ProvisionConfig{}) {
-		c.Duplicates, c.AllowAtomicPublish = time.Minute, true
+		c.Duplicates, c.AllowBatchPublish = time.Minute, true
 		if _, err := js.CreateStream(t.Context(), c); err != nil {
 			t.Fatal(err)
 		}
@@ -239,11 +239,13 @@ func streamDrift() []driftCase {
 			change: func(c *jetstream.StreamConfig) { c.AllowDirect = false }},
 		{setting: "message TTL", stream: journalName, have: "true", want: "false",
 			change: func(c *jetstream.StreamConfig) { c.AllowMsgTTL = true }},
-		{setting: "atomic batches", stream: journalName, have: "true", want: "false", updated: true,
+		{setting: "atomic batches", stream: journalName, have: "false", want: "true", updated: true,
+			change: func(c *jetstream.StreamConfig) { c.AllowAtomicPublish = false }},
+		{setting: "atomic batches", stream: inboxName, have: "true", want: "false", updated: true,
 			change: func(c *jetstream.StreamConfig) { c.AllowAtomicPublish = true }},
 		{setting: "fast batches", stream: journalName, have: "true", want: "false", updated: true,
 			change: func(c *jetstream.StreamConfig) { c.AllowBatchPublish = true }},
-		{setting: "asynchronous persistence", stream: journalName, have: "true", want: "false",
+		{setting: "asynchronous persistence", stream: rejectedName, have: "true", want: "false",
 			change: func(c *jetstream.StreamConfig) { c.PersistMode = jetstream.AsyncPersistMode }},
 		{setting: "no acknowledgements", stream: rejectedName, have: "true", want: "false", updated: true,
 			change: func(c *jetstream.StreamConfig) { c.NoAck = true }},

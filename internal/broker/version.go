@@ -27,9 +27,21 @@ func (e *VersionError) Error() string {
 // CheckServerVersion returns a *[VersionError] where a server of that version is older than [MinServerVersion], or where it is not
 // a version. A leading "v", a patch level, a pre-release and a build do not count: "v2.14.0-RC.1" is 2.14.
 func CheckServerVersion(version string) error {
+	if !atLeast(version, minMajor, minMinor) {
+		return &VersionError{Have: version}
+	}
+	return nil
+}
+
+// BatchFlushesOnce says whether a server of that version brings an atomic batch to the disk with one flush where it syncs always. Up to
+// 2.14 it flushes after each message, so that a batch is no quicker than as many appends.
+func BatchFlushesOnce(version string) bool { return atLeast(version, 2, 15) }
+
+// atLeast says whether a version is that one or later; one that cannot be read is not.
+func atLeast(version string, wantMajor, wantMinor uint64) bool {
 	major, rest, ok := strings.Cut(strings.TrimPrefix(version, "v"), ".")
 	if !ok {
-		return &VersionError{Have: version}
+		return false
 	}
 	minor := rest
 	if i := strings.IndexAny(rest, ".-+"); i >= 0 {
@@ -37,8 +49,5 @@ func CheckServerVersion(version string) error {
 	}
 	x, errX := strconv.ParseUint(major, 10, 16)
 	y, errY := strconv.ParseUint(minor, 10, 16)
-	if errX != nil || errY != nil || x < minMajor || x == minMajor && y < minMinor {
-		return &VersionError{Have: version}
-	}
-	return nil
+	return errX == nil && errY == nil && (x > wantMajor || x == wantMajor && y >= wantMinor)
 }

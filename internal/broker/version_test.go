@@ -6,6 +6,14 @@ import (
 	"testing"
 )
 
+func TestBatchFlushesOnce(t *testing.T) {
+	for version, want := range map[string]bool{"2.14.3": false, "2.15.0": true, "v2.15.2": true, "3.0.0": true, "": false, "dev": false} {
+		if got := BatchFlushesOnce(version); got != want {
+			t.Errorf("%q: %v", version, got)
+		}
+	}
+}
+
 func TestCheckServerVersion(t *testing.T) {
 	for _, test := range []struct {
 		version string

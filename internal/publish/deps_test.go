@@ -10,6 +10,8 @@ import (
 func TestImports(t *testing.T) {
 	deps.Module(t,
 		"github.com/recourse-dev/recourse",
+		"github.com/recourse-dev/recourse/internal/batch",
 		"github.com/recourse-dev/recourse/internal/decide",
+		"github.com/recourse-dev/recourse/internal/puback",
 	)
 }

@@ -10,13 +10,16 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/recourse-dev/recourse"
+	"github.com/recourse-dev/recourse/internal/batch"
 	"github.com/recourse-dev/recourse/internal/decide"
+	"github.com/recourse-dev/recourse/internal/puback"
 )
 
 // The codes with which a server refuses an append for its expected sequence.
@@ -34,15 +37,19 @@ type Config struct {
 	CacheSize int
 	// AppendTimeout is how long an append may go unanswered before its outcome counts as unknown, and a read before it fails; 0 means 5s.
 	AppendTimeout time.Duration
+	// Batch appends many executions' records in one atomic batch where many are to be appended at once, which pays where the server brings each
+	// append to the disk before it acknowledges (sync always, one replica). Where the stream takes no batches they are appended singly.
+	Batch bool
 }
 
 // Journal is the stream of records. It is safe for concurrent use, but the head of one prefix belongs to one goroutine at a time: see
 // [Journal.Head].
 type Journal struct {
 	nc      *nats.Conn
-	js      jetstream.JetStream
+	stored  *puback.Publisher
 	heads   *cache
 	timeout time.Duration
+	appends *batch.Publisher
 }
 
 // NewJournal returns the journal of a connection. The stream must exist.
@@ -53,11 +60,15 @@ func NewJournal(nc *nats.Conn, cfg Config) (*Journal, error) {
 	if cfg.AppendTimeout == 0 {
 		cfg.AppendTimeout = 5 * time.Second
 	}
-	js, err := jetstream.New(nc, jetstream.WithPublishAsyncTimeout(cfg.AppendTimeout), jetstream.WithPublishAsyncMaxPending(16_384))
+	stored, err := puback.New(nc, cfg.AppendTimeout)
 	if err != nil {
 		return nil, fmt.Errorf("journal: %w", err)
 	}
-	return &Journal{nc: nc, js: js, heads: newCache(cfg.CacheSize), timeout: cfg.AppendTimeout}, nil
+	appends := batch.Singly(stored)
+	if cfg.Batch {
+		appends = batch.New(nc, stored)
+	}
+	return &Journal{nc: nc, stored: stored, appends: appends, heads: newCache(cfg.CacheSize), timeout: cfg.AppendTimeout}, nil
 }
 
 // Head returns where the chain under a prefix stands, as far as this worker knows: from memory, else from the stream, or, where
@@ -79,35 +90,60 @@ func (j *Journal) Keep(prefix string, head *decide.Head) { j.heads.put(prefix, h
 // Load reads where the chain under a prefix stands: one request, and one more for each record since the last that carries its state. On
 // a replicated stream the answer may be behind by what the answering replica lags.
 func (j *Journal) Load(ctx context.Context, prefix string) (*decide.Head, error) {
-	last, sequence, err := j.get(ctx, directLast+prefix+".>", nil)
+	body, sequence, err := j.get(ctx, directLast+prefix+".>", nil)
 	if errors.Is(err, jetstream.ErrMsgNotFound) {
 		return new(decide.Head), nil
 	}
 	if err != nil {
 		return nil, fmt.Errorf("journal: last record of %s: %w", prefix, err)
 	}
-	head := &decide.Head{Ref: last.Ref, Version: last.Version, Sequence: sequence, Base: sequence}
-	since, base := []*recourse.Record{}, last
-	for walked := 0; base.State == nil; walked++ {
-		if walked == maxWalk || base.Previous == 0 {
-			return nil, fmt.Errorf("journal: %s: no state within %d records before sequence %d", prefix, walked, sequence)
-		}
-		since = append(since, base)
-		head.Base = base.Previous
-		if base, err = j.Record(ctx, base.Previous); err != nil {
-			return nil, fmt.Errorf("journal: chain of %s: %w", prefix, err)
-		}
+	last, err := recourse.DecodeRecordHead(body)
+	if err != nil {
+		return nil, fmt.Errorf("journal: last record of %s: record at sequence %d: %w", prefix, sequence, err)
 	}
-	head.State = *base.State
-	for i := len(since) - 1; i >= 0; i-- {
-		decide.Fold(&head.State, since[i])
+	head := &decide.Head{Ref: last.Ref, Version: last.Version, Sequence: sequence, Base: sequence}
+	if last.State != nil {
+		head.State = *last.State
+		return head, nil
+	}
+	if err := j.foldOnto(ctx, prefix, head, body); err != nil {
+		return nil, err
 	}
 	return head, nil
 }
 
+// foldOnto finds the state of a head whose last record does not carry it: that of the last record that does, with those since then folded
+// onto it.
+func (j *Journal) foldOnto(ctx context.Context, prefix string, head *decide.Head, last []byte) error {
+	base, err := recourse.DecodeRecord(last)
+	if err != nil {
+		return fmt.Errorf("journal: record at sequence %d: %w", head.Sequence, err)
+	}
+	var since []*recourse.Record
+	for base.State == nil {
+		if len(since) == maxWalk || base.Previous == 0 {
+			return fmt.Errorf("journal: %s: no state within %d records before sequence %d", prefix, len(since), head.Sequence)
+		}
+		since = append(since, base)
+		head.Base = base.Previous
+		if base, err = j.Record(ctx, base.Previous); err != nil {
+			return fmt.Errorf("journal: chain of %s: %w", prefix, err)
+		}
+	}
+	head.State = *base.State
+	for _, rec := range slices.Backward(since) {
+		decide.Fold(&head.State, rec)
+	}
+	return nil
+}
+
 // Record reads the record at a stream sequence.
 func (j *Journal) Record(ctx context.Context, sequence uint64) (*recourse.Record, error) {
-	rec, _, err := j.get(ctx, directGet, []byte(`{"seq":`+strconv.FormatUint(sequence, 10)+`}`))
+	body, _, err := j.get(ctx, directGet, []byte(`{"seq":`+strconv.FormatUint(sequence, 10)+`}`))
+	if err != nil {
+		return nil, fmt.Errorf("record at sequence %d: %w", sequence, err)
+	}
+	rec, err := recourse.DecodeRecord(body)
 	if err != nil {
 		return nil, fmt.Errorf("record at sequence %d: %w", sequence, err)
 	}
@@ -119,9 +155,9 @@ const (
 	directLast = directGet + "."
 )
 
-// get reads one record with the direct API. The client library's own call first asks for the stream's configuration, which a worker
+// get reads one message with the direct API. The client library's own call first asks for the stream's configuration, which a worker
 // need not be allowed to read.
-func (j *Journal) get(ctx context.Context, subject string, request []byte) (*recourse.Record, uint64, error) {
+func (j *Journal) get(ctx context.Context, subject string, request []byte) (body []byte, sequence uint64, err error) {
 	ctx, cancel := context.WithTimeout(ctx, j.timeout) // the answer of a server that died in between never comes
 	defer cancel()
 	msg, err := j.nc.RequestWithContext(ctx, subject, request)
@@ -135,15 +171,10 @@ func (j *Journal) get(ctx context.Context, subject string, request []byte) (*rec
 	default:
 		return nil, 0, fmt.Errorf("direct get: %s %s", status, msg.Header.Get("Description"))
 	}
-	sequence, err := strconv.ParseUint(msg.Header.Get("Nats-Sequence"), 10, 64)
-	if err != nil {
+	if sequence, err = strconv.ParseUint(msg.Header.Get("Nats-Sequence"), 10, 64); err != nil {
 		return nil, 0, fmt.Errorf("direct get: sequence: %w", err)
 	}
-	rec, err := recourse.DecodeRecord(msg.Data)
-	if err != nil {
-		return nil, 0, fmt.Errorf("record at sequence %d: %w", sequence, err)
-	}
-	return rec, sequence, nil
+	return msg.Data, sequence, nil
 }
 
 // Append stores a record under its execution's prefix where the chain still stands as the record's Previous says, and returns its
@@ -166,18 +197,11 @@ func (j *Journal) Append(ctx context.Context, prefix string, rec *recourse.Recor
 	if rec.Input.Failure != nil {
 		header[recourse.HeaderFailure] = []string{rec.FailureSummary()}
 	}
-	future, err := j.js.PublishMsgAsync(&nats.Msg{Subject: rec.SubjectUnder(prefix), Header: header, Data: body})
+	sequence, err := j.appends.Publish(ctx, prefix, &nats.Msg{Subject: rec.SubjectUnder(prefix), Header: header, Data: body})
 	if err != nil {
-		return 0, fmt.Errorf("journal: append to %s: %w", prefix, err)
-	}
-	select {
-	case ack := <-future.Ok():
-		return ack.Sequence, nil
-	case err := <-future.Err():
 		return 0, appendError(prefix, err)
-	case <-ctx.Done():
-		return 0, fmt.Errorf("journal: append to %s: %w: %w", prefix, decide.ErrUnknownOutcome, ctx.Err())
 	}
+	return sequence, nil
 }
 
 // appendError sorts what became of an append: refused for its expectation, refused for another reason, or unknown.
@@ -186,7 +210,7 @@ func appendError(prefix string, err error) error {
 	switch {
 	case errors.As(err, &api) && (api.ErrorCode == codeWrongLastSequence || api.ErrorCode == codeAppendForPrefixFlying):
 		return decide.ErrConflict
-	case errors.As(err, &api):
+	case errors.As(err, &api), errors.Is(err, puback.ErrNotSent), errors.Is(err, jetstream.ErrNoStreamResponse):
 		return fmt.Errorf("journal: append to %s: %w", prefix, err)
 	default:
 		return fmt.Errorf("journal: append to %s: %w: %w", prefix, decide.ErrUnknownOutcome, err)

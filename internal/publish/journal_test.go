@@ -15,6 +15,7 @@ import (
 
 	"github.com/recourse-dev/recourse"
 	"github.com/recourse-dev/recourse/internal/decide"
+	"github.com/recourse-dev/recourse/internal/puback"
 )
 
 func TestLoad(t *testing.T) {
@@ -177,6 +178,7 @@ func TestAppendError(t *testing.T) {
 		{"refused", refused, false, false},
 		{"no answer", jetstream.ErrAsyncPublishTimeout, false, true},
 		{"disconnected", nats.ErrDisconnected, false, true},
+		{"not sent", fmt.Errorf("%w: %w", puback.ErrNotSent, nats.ErrConnectionClosed), false, false},
 	} {
 		err := appendError("x", tc.err)
 		if errors.Is(err, decide.ErrConflict) != tc.conflict || errors.Is(err, decide.ErrUnknownOutcome) != tc.unknown {

@@ -43,7 +43,7 @@ func (j *Journal) Reject(ctx context.Context, input jetstream.Msg, sequence uint
 	header.Set(HeaderSequence, strconv.FormatUint(sequence, 10))
 	header.Set(jetstream.MsgIDHeader, string(subject.Family)+"-"+strconv.FormatUint(sequence, 10)) // what comes due has sequences of its own
 	msg := &nats.Msg{Subject: recourse.SubjectUnder(subject.Prefix, recourse.FamilyRejected, string(reason)), Header: header, Data: input.Data()}
-	if _, err := j.js.PublishMsg(ctx, msg); err != nil {
+	if _, err := j.stored.Publish(ctx, msg); err != nil {
 		return fmt.Errorf("reject: %w", err)
 	}
 	return nil
