@@ -601,6 +601,18 @@ func endCancelsWaits(t *testing.T, e *env, account string) {
 		e.fail(t, ref, fmt.Sprintf("s/ask%d", n), 1, recourse.Verification)
 	}
 	c.want(t, "ex", "pause pause pause pause pause")
+	journal := must(e.js.Stream(t.Context(), recourse.StreamJournal))(t)
+	eventually(t, "all ten are decided", func() bool { // with two workers a pause may come before a retry of an earlier input
+		info, err := journal.Info(t.Context(), jetstream.WithSubjectFilter(ref.Prefix()+".>"))
+		if err != nil {
+			return false
+		}
+		n := uint64(0)
+		for _, messages := range info.State.Subjects {
+			n += messages
+		}
+		return n == 10
+	})
 	e.end(t, ref, recourse.Finished)
 	e.end(t, ref, recourse.Finished)
 	e.fail(t, ref, "s/later", 1, recourse.Timeout)

@@ -11,7 +11,6 @@ import (
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
-	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 	"go.yaml.in/yaml/v4"
 
@@ -90,6 +89,7 @@ type options struct {
 	maxAge     time.Duration
 	monitorURL string
 	semantics  recourse.Semantics
+	batches    worker.Batches
 	lanes      int
 	prefetch   int
 	stopWithin time.Duration
@@ -104,7 +104,7 @@ type options struct {
 
 func (o *options) register(f *pflag.FlagSet) {
 	o.flags = f
-	o.sync, o.provision, o.logLevel = broker.SyncAlways, broker.ModeCreate, zapcore.InfoLevel
+	o.sync, o.provision, o.batches, o.logLevel = broker.SyncAlways, broker.ModeCreate, worker.BatchesAuto, zapcore.InfoLevel
 
 	f.StringVarP(&o.connection.Server, "server", "s", "", "NATS `URLs`, joined by commas; none starts an embedded server")
 	f.StringVar(&o.connection.Context, "context", "", "context of the nats command")
@@ -129,6 +129,7 @@ func (o *options) register(f *pflag.FlagSet) {
 	f.DurationVar(&o.maxAge, "max-age", 0, "how long inputs and decisions are kept (default for ever)")
 	f.StringVar(&o.monitorURL, "monitor-url", "", "monitoring endpoint of the server, http://host:8222; tells its sync mode")
 	f.TextVar(&o.semantics, "semantics", o.semantics, "documented or engine, where they disagree")
+	f.TextVar(&o.batches, "batches", o.batches, "decisions stored many at once: auto (where the server is known to sync always on one replica), on or off")
 	f.IntVar(&o.lanes, "lanes", 0, "inputs handled at once (default 256)")
 	f.IntVar(&o.prefetch, "prefetch", 0, "messages of each stream that wait in the worker (default 1024)")
 	f.DurationVar(&o.stopWithin, "stop-within", 20*time.Second, "how long a stop may take to finish what is in hand")
@@ -142,9 +143,9 @@ func (o *options) register(f *pflag.FlagSet) {
 
 // config makes the worker's settings of the options.
 func (o *options) config(getenv func(string) string) (worker.Config, error) {
-	log, err := newLog(o.logLevel, o.logFormat)
+	log, err := telemetry.NewLog(os.Stderr, o.logLevel, o.logFormat)
 	if err != nil {
-		return worker.Config{}, err
+		return worker.Config{}, fmt.Errorf("--log-format: %w", err)
 	}
 	cfg := worker.Config{
 		Connection: o.connection.FromEnv(getenv),
@@ -153,6 +154,7 @@ func (o *options) config(getenv func(string) string) (worker.Config, error) {
 		Streams:    broker.ProvisionConfig{Replicas: o.replicas, MaxAge: o.maxAge},
 		MonitorURL: o.monitorURL,
 		Semantics:  o.semantics,
+		Batches:    o.batches,
 		StopWithin: o.stopWithin,
 		Log:        log,
 		Pprof:      o.pprof, DelayedRetry: o.delayed,
@@ -185,24 +187,6 @@ func defaultDataDir(getenv func(string) string) string {
 		return filepath.Join(home, ".local", "share", "recourse")
 	}
 	return "recourse-data"
-}
-
-func newLog(level zapcore.Level, format string) (*zap.Logger, error) {
-	var cfg zap.Config
-	switch format {
-	case "json":
-		cfg = zap.NewProductionConfig()
-		cfg.EncoderConfig.EncodeTime = zapcore.RFC3339NanoTimeEncoder
-		cfg.EncoderConfig.EncodeDuration = zapcore.StringDurationEncoder
-	case "console":
-		cfg = zap.NewDevelopmentConfig()
-	default:
-		return nil, fmt.Errorf("--log-format %q: want json or console", format)
-	}
-	cfg.Level = zap.NewAtomicLevelAt(level)
-	cfg.Sampling = nil // one line per decision, all of them
-	cfg.DisableStacktrace = true
-	return cfg.Build(zap.WithCaller(false))
 }
 
 // fill sets the flags that were not given from the environment, else from the file. The file may name any of all the flags there are: a

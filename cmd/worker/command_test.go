@@ -56,7 +56,7 @@ func TestPrecedence(t *testing.T) {
 	env := environment{
 		"RECOURSE_CONFIG": config, "RECOURSE_LANES": "2", "RECOURSE_PREFETCH": "2", "RECOURSE_SERVER": "nats://env:4222", "RECOURSE_ADMIN_LISTEN": "env:1",
 		"NATS_URL": "nats://nats-command:4222", "NATS_CREDS": "/env.creds", "RECOURSE_SWEEP_GRACE": "",
-		"RECOURSE_DELAYED_RETRY": "parent", "RECOURSE_PPROF": "true",
+		"RECOURSE_DELAYED_RETRY": "parent", "RECOURSE_PPROF": "true", "RECOURSE_BATCHES": "off",
 	}
 	cfg, err := settings(t, env, "--lanes", "3", "--admin-listen=flag:1")
 	if err != nil {
@@ -79,6 +79,7 @@ func TestPrecedence(t *testing.T) {
 		{"default", cfg.Provision, broker.ModeCreate},
 		{"how traces hang together", cfg.DelayedRetry, telemetry.ParentDelayed},
 		{"profiles", cfg.Pprof, true},
+		{"batches", cfg.Batches, worker.BatchesOff},
 	} {
 		if tc.got != tc.want {
 			t.Errorf("%s: %v, want %v", tc.name, tc.got, tc.want)
@@ -107,7 +108,7 @@ func TestDefaults(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if cfg.AdminListen != "" || cfg.Pprof || cfg.DelayedRetry != telemetry.LinkDelayed {
+	if cfg.Batches != worker.BatchesAuto || cfg.AdminListen != "" || cfg.Pprof || cfg.DelayedRetry != telemetry.LinkDelayed {
 		t.Errorf("%+v", cfg)
 	}
 	if cfg.Embedded.Sync != broker.SyncAlways || cfg.Log == nil || !cfg.Log.Core().Enabled(zapcore.InfoLevel) || cfg.Log.Core().Enabled(zapcore.DebugLevel) {
@@ -138,6 +139,7 @@ func TestExitCodes(t *testing.T) {
 		{"a negative duration", nil, []string{"--sweep-every", "-1s"}, 2, "sweep-every"},
 		{"not a mode", nil, []string{"--provision", "perhaps"}, 2, "perhaps"},
 		{"not a way to trace", nil, []string{"--delayed-retry", "both"}, 2, "both"},
+		{"not a setting of batches", nil, []string{"--batches", "some"}, 2, "some"},
 		{"not a semantics", nil, []string{"--semantics", "mine"}, 2, "mine"},
 		{"not a format", nil, []string{"--log-format", "xml"}, 2, "xml"},
 		{"not a number in the environment", environment{"RECOURSE_LANES": "many"}, nil, 2, "RECOURSE_LANES"},

@@ -25,7 +25,7 @@ import (
 	"go.uber.org/zap"
 )
 
-// Journal is where records go and where chains stand; see internal/publish.
+// Journal is where records go and where chains stand; see internal/publish. What it is given is the caller's again when it returns.
 type Journal interface {
 	Head(ctx context.Context, prefix string, assumeNew bool) (*decide.Head, error)
 	Keep(prefix string, head *decide.Head)
@@ -34,7 +34,7 @@ type Journal interface {
 	Reject(ctx context.Context, input jetstream.Msg, sequence uint64, reason recourse.DecodeReason, cause error) error
 }
 
-// Timers keeps waits; see internal/retry/timer.
+// Timers keeps waits; see internal/retry/timer. A header is the caller's again when it returns.
 type Timers interface {
 	Arm(ctx context.Context, prefix string, version uint64, dueAt time.Time, header nats.Header) error
 	Cancel(ctx context.Context, prefix string, version uint64) error
@@ -68,9 +68,17 @@ type Consumer struct {
 	telemetry *telemetry.Telemetry
 	cfg       Config
 
-	lanes  []chan *item
+	lanes  []*lane
 	seed   maphash.Seed
 	inHand inHand
+}
+
+// lane handles messages one after another, and has what is used again for each.
+type lane struct {
+	items chan *item
+	rec   recourse.Record
+	body  []byte // of rec
+	told  telemetry.Handling
 }
 
 // item is a message on its way.
@@ -79,7 +87,7 @@ type item struct {
 	subject  recourse.Subject
 	metadata *jetstream.MsgMetadata
 	received time.Time
-	told     telemetry.Handling // from handle on
+	*lane    // that handles it
 }
 
 // New returns a consumer that is not running.
@@ -104,7 +112,7 @@ func New(journal Journal, timers Timers, pipelines Pipelines, telemetry *telemet
 		seed: maphash.MakeSeed(), inHand: inHand{items: make(map[*item]struct{})},
 	}
 	for range cfg.Lanes {
-		c.lanes = append(c.lanes, make(chan *item, 16))
+		c.lanes = append(c.lanes, &lane{items: make(chan *item, 16)})
 	}
 	return c
 }
@@ -116,7 +124,7 @@ func (c *Consumer) Run(ctx, finish context.Context, sources ...Source) error {
 	var lanes sync.WaitGroup
 	for _, lane := range c.lanes {
 		lanes.Go(func() {
-			for it := range lane {
+			for it := range lane.items {
 				c.handle(finish, it)
 			}
 		})
@@ -134,7 +142,7 @@ func (c *Consumer) Run(ctx, finish context.Context, sources ...Source) error {
 	}
 	pulls.Wait()
 	for _, lane := range c.lanes {
-		close(lane)
+		close(lane.items)
 	}
 	lanes.Wait()
 	stopProgress()
@@ -185,7 +193,8 @@ func (c *Consumer) dispatch(msg jetstream.Msg) {
 		return
 	}
 	c.inHand.add(it)
-	c.lanes[maphash.String(c.seed, it.subject.Prefix)%uint64(len(c.lanes))] <- it
+	it.lane = c.lanes[maphash.String(c.seed, it.subject.Prefix)%uint64(len(c.lanes))]
+	it.lane.items <- it
 }
 
 // handle decides one message and settles it.

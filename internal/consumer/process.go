@@ -16,6 +16,9 @@ import (
 // maxTries bounds how often one delivery of an input is decided again after conflicts; then it is delivered again later.
 const maxTries = 32
 
+// maxKept is how many bytes a lane keeps for its next record.
+const maxKept = 32 << 10
+
 // input decodes a message. A nil input without error is a cancelled schedule, which needs nothing.
 func (c *Consumer) input(it *item) (*decide.Input, error) {
 	if it.subject.Family == recourse.FamilyDue {
@@ -106,7 +109,6 @@ func dueInput(it *item) (*decide.Input, error) {
 // process decides an input until its record is stored, or it turns out to need none.
 func (c *Consumer) process(ctx context.Context, it *item, in *decide.Input) error {
 	prefix := it.subject.Prefix
-	rec := new(recourse.Record)
 	// Nearly every first attempt is the first record of its execution, or its head is in memory: no need to ask.
 	head, err := c.journal.Head(ctx, prefix, in.Failure != nil && in.Attempt == 1)
 	for try := 0; ; try++ {
@@ -117,7 +119,7 @@ func (c *Consumer) process(ctx context.Context, it *item, in *decide.Input) erro
 			return c.giveUp(it, in)
 		}
 		var done bool
-		if done, err = c.decide(ctx, it, in, head, rec); done || err != nil {
+		if done, err = c.decide(ctx, it, in, head); done || err != nil {
 			if done {
 				c.journal.Keep(prefix, head)
 			}
@@ -147,7 +149,8 @@ func (c *Consumer) giveUp(it *item, in *decide.Input) error {
 
 // decide decides once on a head and stores the record. It is done where the head is as the stream has it and the input can be settled;
 // where it is neither done nor failed, the head was too old to tell.
-func (c *Consumer) decide(ctx context.Context, it *item, in *decide.Input, head *decide.Head, rec *recourse.Record) (done bool, err error) {
+func (c *Consumer) decide(ctx context.Context, it *item, in *decide.Input, head *decide.Head) (done bool, err error) {
+	rec := &it.rec
 	if in.Due != 0 {
 		if head.Version < in.Due {
 			return false, nil // the record that waits is not seen yet: no word on whether it still does
@@ -180,7 +183,10 @@ func (c *Consumer) decide(ctx context.Context, it *item, in *decide.Input, head 
 			due = &came
 		}
 	}
-	body, err := decide.Seal(rec, head)
+	body, err := decide.SealTo(it.body[:0], rec, head)
+	if it.body = body; cap(body) > maxKept {
+		it.body = nil
+	}
 	if err != nil {
 		return false, fmt.Errorf("encode record: %w", err)
 	}

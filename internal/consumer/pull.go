@@ -102,6 +102,17 @@ func (p *pull) Stop() {
 
 // Next implements [Messages].
 func (p *pull) Next() (jetstream.Msg, error) {
+	for p.ask() { // most often a message is there: no need for a timer
+		select {
+		case msg := <-p.arrived:
+			if m, err := p.take(msg); m != nil || err != nil {
+				return m, err
+			}
+			continue
+		default:
+		}
+		break
+	}
 	silent := time.NewTimer(2 * pullHeartbeat)
 	defer silent.Stop()
 	for {

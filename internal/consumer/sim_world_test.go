@@ -374,8 +374,9 @@ func (m *machine) Append(_ context.Context, prefix string, rec *recourse.Record,
 	if err := m.before(op); err != nil {
 		return 0, err
 	}
-	header.Set(recourse.HeaderVersion, strconv.FormatUint(rec.Version, 10))
 	// What happens later must not see memory that the worker uses again.
+	header = maps.Clone(header)
+	header.Set(recourse.HeaderVersion, strconv.FormatUint(rec.Version, 10))
 	kept, expected, body := copyOf(body), rec.Previous, slices.Clone(body)
 	if m.chance(4, "slow "+op) {
 		// The answer does not come in time, and the append is carried out after that, or never.

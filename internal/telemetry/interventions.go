@@ -2,11 +2,10 @@ package telemetry
 
 import (
 	"context"
-	"fmt"
 	"sync"
 	"time"
 
-	"github.com/nats-io/nats.go/jetstream"
+	"github.com/nats-io/nats.go"
 	"go.uber.org/zap"
 
 	"github.com/recourse-dev/recourse"
@@ -14,28 +13,31 @@ import (
 
 // The bounds of looking: what is open is looked up again after a while, and not faster than the server likes.
 const (
-	lookEvery     = 30 * time.Second       // at one execution
-	lookTick      = 100 * time.Millisecond // between two rounds
-	lookAtOnce    = 10                     // executions in a round
-	lookFirst     = 100                    // executions in a round until all have been looked at once
-	forgottenFrom = 24 * time.Hour         // past its deadline an intervention was over before the worker started
+	lookEvery     = 30 * time.Second      // at one execution
+	lookTick      = 20 * time.Millisecond // between two rounds, which are small: a round of 100 showed in the latency of decisions
+	lookAtOnce    = 2                     // executions in a round
+	forgottenFrom = 24 * time.Hour        // past its deadline an intervention was over before the worker started
 )
 
-// Interventions knows which interventions are open, of all executions. That one was opened it hears from the journal, where pauses are few;
-// what ended it could be any record, and to follow all of them would cost the server as much as the records themselves. So what this
-// worker ends is gone at once, and whether another ended it is looked up every 30 s: up to 100 executions a second, less often for each
-// where more than 3,000 are paused. Memory: about 300 bytes for each that is open.
+// Interventions knows which interventions are open, of all executions. What is open when the worker starts it learns as the journal is read
+// for overdue waits ([Interventions.Read]), and what is opened from then on from the pauses as they are published ([Interventions.Heard]).
+// A consumer of the pauses would cost the server more than all decisions (docs/adr/0005-sweeper-watches-its-own.md), and one of all that
+// may end them as much as the records themselves. So what this worker ends is gone at once, and whether another ended it is looked up
+// every 30 s: up to 100 executions a second, less often for each where more than 3,000 are paused.
+//
+// Memory: about 300 bytes for each that is open. A nil one knows nothing, and may be told.
 type Interventions struct {
-	js    jetstream.JetStream
 	waits func(ctx context.Context, prefix string) ([]recourse.Wait, error)
 	log   *zap.Logger
 
-	mu     sync.Mutex
-	open   map[string]*paused // by the prefix of the execution
-	queue  []string           // the prefixes, the one to be looked at first in front
-	count  int                // of open interventions
-	read   bool               // the journal up to where it ended at the start
-	unseen int                // executions that were never looked at
+	// Of the one who reads the journal: what it has found open, by prefix and version.
+	found map[string]map[uint64]struct{}
+
+	mu    sync.Mutex
+	open  map[string]*paused // by the prefix of the execution
+	queue []string           // the prefixes, the one to be looked at first in front
+	count int                // of open interventions
+	read  bool               // the journal, once
 }
 
 // paused is an execution that was paused.
@@ -43,67 +45,92 @@ type paused struct {
 	open    map[uint64]struct{} // versions of the interventions
 	over    map[uint64]struct{} // versions of those that this worker ended
 	look    time.Time           // when again
-	seen    bool                // looked at, or opened since the start
 	changes int                 // of open
 }
 
 // NewInterventions returns the interventions of a journal; waits returns the pending waits of the execution under a prefix.
-func NewInterventions(js jetstream.JetStream, waits func(ctx context.Context, prefix string) ([]recourse.Wait, error), log *zap.Logger) *Interventions {
-	return &Interventions{js: js, waits: waits, log: log.Named("interventions"), open: make(map[string]*paused)}
+func NewInterventions(waits func(ctx context.Context, prefix string) ([]recourse.Wait, error), log *zap.Logger) *Interventions {
+	return &Interventions{
+		waits: waits, log: log.Named("interventions"),
+		found: make(map[string]map[uint64]struct{}), open: make(map[string]*paused),
+	}
 }
 
-// Run follows the journal until ctx ends. It returns an error only where it cannot start.
-func (i *Interventions) Run(ctx context.Context) error {
-	consumer, err := i.js.OrderedConsumer(ctx, recourse.StreamJournal, jetstream.OrderedConsumerConfig{
-		HeadersOnly: true, DeliverPolicy: jetstream.DeliverLastPerSubjectPolicy,
-		FilterSubjects: []string{recourse.FilterDetail(recourse.FamilyCommand, recourse.VerbPause.String())},
-	})
-	if err != nil {
-		return fmt.Errorf("interventions: %w", err)
-	}
-	if info := consumer.CachedInfo(); info != nil && info.NumPending == 0 {
-		i.caughtUp()
-	}
-	following, err := consumer.Consume(i.follow)
-	if err != nil {
-		return fmt.Errorf("interventions: %w", err)
-	}
-	defer following.Stop()
+// Run looks things up until ctx ends.
+func (i *Interventions) Run(ctx context.Context) {
 	tick := time.NewTicker(lookTick)
 	defer tick.Stop()
 	for {
 		select {
 		case <-ctx.Done():
-			return nil
+			return
 		case now := <-tick.C:
 			i.look(ctx, now)
 		}
 	}
 }
 
-func (i *Interventions) follow(msg jetstream.Msg) {
-	subject, err := recourse.ParseSubject(msg.Subject())
-	metadata, metaErr := msg.Metadata()
-	if err != nil || metaErr != nil {
-		return // cannot come from the journal
-	}
-	version, err := recourse.ParseVersions(msg.Headers().Get(recourse.HeaderVersion))
-	deadline, _ := time.Parse(time.RFC3339Nano, msg.Headers().Get(recourse.HeaderDueAt))
-	if err == nil && len(version) == 1 && time.Since(deadline) < forgottenFrom {
-		i.opened(subject.Prefix, version[0])
-	}
-	if metadata.NumPending == 0 {
-		i.caughtUp()
+// Heard notes a record as it is published. That it was stored is seen when it is looked up.
+func (i *Interventions) Heard(subject recourse.Subject, header nats.Header) {
+	if version, opens := opens(subject, header); opens {
+		i.opened(subject.Prefix, version)
 	}
 }
 
-func (i *Interventions) caughtUp() {
+// Read notes a record of the journal, which is read in its order by one goroutine, from the beginning to its end, now and again.
+func (i *Interventions) Read(subject recourse.Subject, header nats.Header) {
+	if i == nil {
+		return
+	}
+	if open := i.found[subject.Prefix]; open != nil {
+		for _, name := range [...]string{recourse.HeaderEnds, recourse.HeaderCancels} {
+			versions, _ := recourse.ParseVersions(header.Get(name)) // none where there is no such header
+			for _, version := range versions {
+				delete(open, version)
+			}
+		}
+		if len(open) == 0 {
+			delete(i.found, subject.Prefix)
+		}
+	}
+	if version, opens := opens(subject, header); opens {
+		if i.found[subject.Prefix] == nil {
+			i.found[subject.Prefix] = make(map[uint64]struct{}, 1)
+		}
+		i.found[subject.Prefix][version] = struct{}{}
+	}
+}
+
+// ReadAll notes that the journal was read to its end.
+func (i *Interventions) ReadAll() {
+	if i == nil {
+		return
+	}
+	for prefix, versions := range i.found {
+		for version := range versions {
+			i.opened(prefix, version)
+		}
+	}
+	clear(i.found)
 	i.mu.Lock()
 	i.read = true
 	i.mu.Unlock()
 }
 
-// opened notes an intervention. Whether one that was there before the worker has ended is looked up first of all.
+// opens reports whether a record opens an intervention that may still be open, and returns its version.
+func opens(subject recourse.Subject, header nats.Header) (version uint64, opens bool) {
+	if subject.Family != recourse.FamilyCommand || subject.Detail != recourse.VerbPause.String() {
+		return 0, false
+	}
+	versions, err := recourse.ParseVersions(header.Get(recourse.HeaderVersion))
+	deadline, _ := time.Parse(time.RFC3339Nano, header.Get(recourse.HeaderDueAt))
+	if err != nil || len(versions) != 1 || time.Since(deadline) >= forgottenFrom {
+		return 0, false
+	}
+	return versions[0], true
+}
+
+// opened notes an intervention.
 func (i *Interventions) opened(prefix string, version uint64) {
 	if i == nil {
 		return
@@ -112,17 +139,12 @@ func (i *Interventions) opened(prefix string, version uint64) {
 	defer i.mu.Unlock()
 	p := i.open[prefix]
 	if p == nil {
-		p = &paused{open: make(map[uint64]struct{}, 1), seen: i.read}
-		if p.seen {
-			p.look = time.Now().Add(lookEvery)
-		} else {
-			i.unseen++
-		}
+		p = &paused{open: make(map[uint64]struct{}, 1), look: time.Now().Add(lookEvery)}
 		i.open[prefix] = p
 		i.queue = append(i.queue, prefix)
 	}
 	if _, over := p.over[version]; over {
-		return // the journal tells it later than this worker did
+		return // it is told here later than this worker ended it
 	}
 	if _, known := p.open[version]; !known {
 		p.open[version] = struct{}{}
@@ -160,11 +182,11 @@ func (i *Interventions) remove(p *paused, version uint64) {
 	}
 }
 
-// Open returns how many interventions are open, false until each that may be was looked at once after the start.
+// Open returns how many interventions are open, false until the journal was read once after the start.
 func (i *Interventions) Open() (int, bool) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	return i.count, i.read && i.unseen == 0
+	return i.count, i.read
 }
 
 // look looks up the executions whose turn it is.
@@ -191,11 +213,7 @@ type turn struct {
 func (i *Interventions) turn(now time.Time) (turns []turn) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	most := lookAtOnce
-	if i.unseen > 0 {
-		most = lookFirst
-	}
-	for len(i.queue) > 0 && len(turns) < most {
+	for len(i.queue) > 0 && len(turns) < lookAtOnce {
 		prefix := i.queue[0]
 		p := i.open[prefix]
 		if p.look.After(now) {
@@ -203,7 +221,7 @@ func (i *Interventions) turn(now time.Time) (turns []turn) {
 		}
 		i.queue = i.queue[1:]
 		if len(p.open) == 0 {
-			i.drop(prefix, p)
+			delete(i.open, prefix)
 			continue
 		}
 		p.look = now.Add(lookEvery)
@@ -213,23 +231,12 @@ func (i *Interventions) turn(now time.Time) (turns []turn) {
 	return turns
 }
 
-func (i *Interventions) drop(prefix string, p *paused) {
-	delete(i.open, prefix)
-	if !p.seen {
-		i.unseen--
-	}
-}
-
 func (i *Interventions) looked(at turn, waits []recourse.Wait) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	p := i.open[at.prefix]
 	if p == nil {
 		return
-	}
-	if !p.seen {
-		p.seen = true
-		i.unseen--
 	}
 	if p.changes != at.changes {
 		return // by what came in between: next time

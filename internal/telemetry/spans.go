@@ -62,12 +62,13 @@ type Handling struct {
 	t       *Telemetry
 	span    trace.Span // nil where nothing is traced
 	carried carried
+	header  nats.Header // of what is being published
 }
 
 // Received begins the handling of a message. The context it returns carries its span: a continuation of the trace that came with the
 // message, or, where it is a wait that came due, a new one that links to it (see [DelayedRetry]).
 func (t *Telemetry) Received(ctx context.Context, h *Handling, msg Message) context.Context {
-	*h = Handling{Message: msg, t: t, carried: carriedBy(msg.Headers())}
+	*h = Handling{Message: msg, t: t, carried: carriedBy(msg.Headers()), header: h.header}
 	if t.tracer != nil {
 		ctx = h.start(ctx)
 	}
@@ -242,9 +243,14 @@ const headerSize = 20
 type Publishing struct{ span trace.Span }
 
 // Publishing begins the span of a message that is published under the execution's prefix, and returns the header with which the
-// message's receiver continues the trace. A span's trace context is that of the message: its receivers are children of its publication.
+// message's receiver continues the trace; it is used again for the next message. A span's trace context is that of the message: its receivers
+// are children of its publication.
 func (h *Handling) Publishing(ctx context.Context, stream string, family recourse.Family, detail string) (context.Context, Publishing, nats.Header) {
-	header := make(nats.Header, headerSize)
+	if h.header == nil {
+		h.header = make(nats.Header, headerSize)
+	}
+	header := h.header
+	clear(header)
 	if h.span == nil {
 		h.carried.put(header)
 		return ctx, Publishing{}, header

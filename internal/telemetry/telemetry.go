@@ -15,6 +15,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"go.opentelemetry.io/otel/trace"
 	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
 
 	"github.com/recourse-dev/recourse"
 	"github.com/recourse-dev/recourse/internal/decide"
@@ -69,15 +70,26 @@ func (h *Handling) Recorded(ctx context.Context, rec *recourse.Record, due *reco
 	if entry := h.t.consumer.Check(zap.InfoLevel, "decided"); entry != nil {
 		fields := fieldPool.Get().(*[]zap.Field)
 		*fields = append(h.traceFields(ctx, (*fields)[:0]),
-			zap.Stringer("execution", rec.Ref), zap.Uint64("version", rec.Version), zap.String("input", rec.Input.Key),
-			zap.Stringer("node", rec.Node), zap.Int("attempt", rec.Attempt),
+			zap.Stringer("execution", &rec.Ref), zap.Uint64("version", rec.Version), zap.String("input", rec.Input.Key),
+			zap.Stringer("node", &rec.Node), zap.Int("attempt", rec.Attempt),
 			zap.Stringer("action", rec.Action), zap.Stringer("reason", rec.Reason), zap.Stringer("level", rec.Level),
 			zap.String("strategy", rec.Strategy), zap.Stringer("command", rec.Command.Verb), zap.String("kind", rec.Kind),
-			zap.Stringer("delay", rec.Delay), zap.Uint64s("cancelled", rec.Cancelled), zap.Duration("took", took))
+			zap.Stringer("delay", &rec.Delay), zap.Array("cancelled", (*versions)(&rec.Cancelled)), zap.Duration("took", took))
 		entry.Write(*fields...)
 		clear(*fields) // holds no record longer than the line
 		fieldPool.Put(fields)
 	}
+}
+
+// versions logs versions of records. Like the other fields of a line it is a pointer, which a field holds without an allocation.
+type versions []uint64
+
+// MarshalLogArray implements zapcore.ArrayMarshaler.
+func (v *versions) MarshalLogArray(to zapcore.ArrayEncoder) error {
+	for _, version := range *v {
+		to.AppendUint64(version)
+	}
+	return nil
 }
 
 // Repeated tells of an input that needed no record.

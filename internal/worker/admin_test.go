@@ -335,14 +335,12 @@ func TestShippedPermissions(t *testing.T) {
 	})
 	verbose(t, admin, 200, "[+] permissions: ok\n")
 	deadline := time.Now().Add(patience)
-	for _, series := range []string{
-		"recourse_interventions_open 0", "recourse_waits 0", `recourse_consumer_pending{messaging_consumer_group_name="recourse-worker"} 0`,
-		`recourse_consumer_ack_pending{messaging_consumer_group_name="recourse-due"} 0`,
-	} {
+	shows := func(series string) {
+		t.Helper()
 		for {
 			_, body := get(t, admin, "/metrics")
 			if strings.Contains(body, series) {
-				break
+				return
 			}
 			if time.Now().After(deadline) {
 				t.Fatalf("%s is not in\n%s", series, body)
@@ -350,6 +348,25 @@ func TestShippedPermissions(t *testing.T) {
 			<-time.After(50 * time.Millisecond)
 		}
 	}
+	for _, series := range []string{
+		"recourse_interventions_open 0", "recourse_waits 0", `recourse_consumer_pending{messaging_consumer_group_name="recourse-worker"} 0`,
+		`recourse_consumer_ack_pending{messaging_consumer_group_name="recourse-due"} 0`,
+	} {
+		shows(series)
+	}
+	// It hears of what other workers pause.
+	other, err := nats.Connect(s.ClientURL(), nats.UserInfo("worker", "secret"), nats.CustomInboxPrefix("_INBOX.worker"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.Close()
+	ref := recourse.Ref{Account: "acme", Org: "o", Project: "p", Pipeline: "p", Execution: "e"}
+	pause := nats.NewMsg(ref.Subject(recourse.FamilyCommand, recourse.VerbPause.String()))
+	pause.Header[recourse.HeaderVersion], pause.Header[recourse.HeaderDueAt] = []string{"1"}, []string{time.Now().Add(time.Hour).Format(time.RFC3339Nano)}
+	if err := errors.Join(other.PublishMsg(pause), other.Flush()); err != nil {
+		t.Fatal(err)
+	}
+	shows("recourse_interventions_open 1")
 	w.stop()
 	if err := w.end(t); err != nil {
 		t.Error(err)

@@ -3,6 +3,7 @@ package worker
 import (
 	"context"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/recourse-dev/recourse"
@@ -15,13 +16,23 @@ func (w *worker) observe() error {
 	if !w.tell.Measures() {
 		return nil
 	}
-	w.observed = telemetry.NewInterventions(w.js, func(ctx context.Context, prefix string) ([]recourse.Wait, error) {
+	w.observed = telemetry.NewInterventions(func(ctx context.Context, prefix string) ([]recourse.Wait, error) {
 		head, err := w.journal.Load(ctx, prefix)
 		if err != nil {
 			return nil, err
 		}
 		return head.State.Waits, nil
 	}, w.cfg.Log)
+	// A user that may not listen is told so in the log, and counts what others pause once the journal is read again.
+	_, err := w.nc.Subscribe(recourse.FilterDetail(recourse.FamilyCommand, recourse.VerbPause.String()), func(msg *nats.Msg) {
+		if subject, err := recourse.ParseSubject(msg.Subject); err == nil {
+			w.observed.Heard(subject, msg.Header)
+		}
+	})
+	if err != nil {
+		return err
+	}
+	w.sweeper.Observe(w.observed.Read, w.observed.ReadAll)
 	return w.tell.Observe(telemetry.Sources{
 		Ready:         func() bool { return w.readiness.working.Load() && !w.readiness.stopping.Load() && w.nc.IsConnected() },
 		Look:          w.look,

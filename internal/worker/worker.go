@@ -45,6 +45,8 @@ type Config struct {
 	Pprof bool
 	// DelayedRetry is how traces hang together across waits. What is exported at all the OTEL_* variables say.
 	DelayedRetry telemetry.DelayedRetry
+	// Batches is whether records of many executions are appended in one atomic batch; zero means auto.
+	Batches Batches
 	// Consumer, Journal and Sweeper set up the parts; zero values mean their defaults.
 	Consumer consumer.Config
 	Journal  publish.Config
@@ -73,6 +75,7 @@ func (e *StartError) Unwrap() error { return e.Err }
 // Run works until ctx ends, which is no error, or until something ends it that does not mend itself. A *[StartError] says that it
 // did not come to work.
 func Run(ctx context.Context, cfg Config) (err error) {
+	defer paceCollections()()
 	w := &worker{cfg: cfg}
 	if w.cfg.Log == nil {
 		w.cfg.Log = zap.NewNop()
@@ -86,7 +89,10 @@ func Run(ctx context.Context, cfg Config) (err error) {
 	// What stops is bounded as a whole, from the moment the stop begins.
 	stopping, stopped := context.WithCancel(context.Background())
 	defer stopped()
-	defer func() { err = errors.Join(err, w.stop(stopping)) }()
+	defer func() {
+		err = errors.Join(err, w.stop(stopping))
+		_ = w.cfg.Log.Sync() // writes what was held back; a terminal says that it cannot be synced
+	}()
 	asked := ctx
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -216,9 +222,10 @@ func (w *worker) announce(ctx context.Context, report *broker.Report) error {
 	if w.embedded != nil {
 		where = "an embedded server"
 	}
+	w.cfg.Journal.Batch = w.cfg.Batches.pay(durability, w.nc.ConnectedServerVersion())
 	w.cfg.Log.Info("connected to "+where,
 		zap.String("url", w.nc.ConnectedUrlRedacted()), zap.String("server", w.nc.ConnectedServerName()),
-		zap.String("version", w.nc.ConnectedServerVersion()), zap.Stringer("durability", durability),
+		zap.String("version", w.nc.ConnectedServerVersion()), zap.Stringer("durability", durability), zap.Bool("batches", w.cfg.Journal.Batch),
 		zap.Stringer("streams", report), zap.Stringer("semantics", w.cfg.Semantics))
 	if warning := durability.Warning(); warning != "" {
 		w.cfg.Log.Warn(warning)
@@ -235,7 +242,7 @@ func (w *worker) build(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	timers, err := timer.New(w.nc)
+	timers, err := timer.New(w.nc, timer.Config{Batch: w.cfg.Journal.Batch})
 	if err != nil {
 		return err
 	}
@@ -264,11 +271,7 @@ func (w *worker) work(ctx, stopping context.Context, fail context.CancelCauseFun
 		}
 	})
 	if w.observed != nil {
-		sweeping.Go(func() {
-			if err := w.observed.Run(ctx); err != nil && ctx.Err() == nil {
-				w.cfg.Log.Warn("open interventions are not counted", zap.Error(err))
-			}
-		})
+		sweeping.Go(func() { w.observed.Run(ctx) })
 	}
 	defer sweeping.Wait()
 	w.readiness.working.Store(true)

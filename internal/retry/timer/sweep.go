@@ -50,6 +50,8 @@ type Sweeper struct {
 	timers  *Timers
 	pending Pending
 	cfg     SweeperConfig
+	read    func(subject recourse.Subject, header nats.Header)
+	readAll func()
 
 	mu    sync.Mutex
 	waits map[wait]time.Time // when to look at it
@@ -60,10 +62,10 @@ type wait struct {
 	version uint64
 }
 
-// The reading of the journal. It is slow on purpose, 5,000 records a second at the most, and in small bites: a bite of 500 showed in the latency of decisions.
+// The reading of the journal. It is slow on purpose, 2,500 records a second at the most, and in small bites: a bite of 500 showed in the latency of decisions.
 const (
 	scanBatch = 100
-	scanPause = 20 * time.Millisecond
+	scanPause = 40 * time.Millisecond
 	scanIdle  = 30 * time.Second // after which the broker forgets the reader
 )
 
@@ -92,6 +94,12 @@ func NewSweeper(nc *nats.Conn, timers *Timers, pending Pending, cfg SweeperConfi
 	s := &Sweeper{js: js, timers: timers, pending: pending, cfg: cfg, waits: make(map[wait]time.Time)}
 	timers.sweeper = s
 	return s, nil
+}
+
+// Observe has read called for each record as the journal is read, one after another, and readAll when it was read to its end. It is called
+// before Run, if at all.
+func (s *Sweeper) Observe(read func(subject recourse.Subject, header nats.Header), readAll func()) {
+	s.read, s.readAll = read, readAll
 }
 
 // Run sweeps until ctx ends. It returns an error only where it cannot start.
@@ -182,6 +190,9 @@ func (s *Sweeper) scan(ctx context.Context, reader jetstream.Consumer, from uint
 			return from, ctx.Err()
 		}
 	}
+	if s.readAll != nil {
+		s.readAll()
+	}
 	return 1, nil
 }
 
@@ -204,6 +215,9 @@ func (s *Sweeper) follow(msg jetstream.Msg) {
 		return // cannot come from the journal: its subjects have this form
 	}
 	h := msg.Headers()
+	if s.read != nil {
+		s.read(subject, h)
+	}
 	if ends, err := strconv.ParseUint(h.Get(recourse.HeaderEnds), 10, 64); err == nil {
 		s.forget(subject.Prefix, ends)
 	}

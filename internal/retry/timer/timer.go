@@ -11,8 +11,9 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
-	"github.com/nats-io/nats.go/jetstream"
 	"github.com/recourse-dev/recourse"
+	"github.com/recourse-dev/recourse/internal/batch"
+	"github.com/recourse-dev/recourse/internal/puback"
 )
 
 // The headers of a schedule. The client library's own option for the time cuts it to whole seconds, which would fire early; hence by
@@ -24,19 +25,32 @@ const (
 	headerNext     = "Nats-Schedule-Next"
 )
 
+// storeWithin is how long the broker may take to store a schedule.
+const storeWithin = 5 * time.Second
+
 // Timers arms and cancels waits. It is safe for concurrent use.
 type Timers struct {
-	js      jetstream.JetStream
-	sweeper *Sweeper // watches what is armed; nil where there is none
+	publisher *batch.Publisher
+	sweeper   *Sweeper // watches what is armed; nil where there is none
+}
+
+// Config sets up [Timers].
+type Config struct {
+	// Batch arms many waits in one atomic batch where many are to be armed at once; see the journal's setting of that name.
+	Batch bool
 }
 
 // New returns the timers of a connection. The stream must exist.
-func New(nc *nats.Conn) (*Timers, error) {
-	js, err := jetstream.New(nc, jetstream.WithPublishAsyncTimeout(5*time.Second), jetstream.WithPublishAsyncMaxPending(16_384))
+func New(nc *nats.Conn, cfg Config) (*Timers, error) {
+	stored, err := puback.New(nc, storeWithin)
 	if err != nil {
 		return nil, fmt.Errorf("timers: %w", err)
 	}
-	return &Timers{js: js}, nil
+	publisher := batch.Singly(stored)
+	if cfg.Batch {
+		publisher = batch.New(nc, stored)
+	}
+	return &Timers{publisher: publisher}, nil
 }
 
 // Arm schedules the due message of a wait and returns when it is stored. Arming again replaces the schedule: there is one per wait. A
@@ -74,16 +88,6 @@ func (t *Timers) publish(ctx context.Context, subject string, header nats.Header
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	future, err := t.js.PublishMsgAsync(&nats.Msg{Subject: subject, Header: header})
-	if err != nil {
-		return err
-	}
-	select {
-	case <-future.Ok():
-		return nil
-	case err := <-future.Err():
-		return err
-	case <-ctx.Done():
-		return ctx.Err()
-	}
+	_, err := t.publisher.Publish(ctx, subject, &nats.Msg{Subject: subject, Header: header})
+	return err
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"sync"
 	"testing"
 	"time"
@@ -64,7 +65,7 @@ func newBench(t *testing.T) *bench {
 	if _, err := broker.Provision(t.Context(), b.js, broker.ModeCreate, broker.ProvisionConfig{}); err != nil {
 		t.Fatal(err)
 	}
-	if b.timers, err = New(b.nc); err != nil {
+	if b.timers, err = New(b.nc, Config{}); err != nil {
 		t.Fatal(err)
 	}
 	c, err := b.js.Consumer(t.Context(), recourse.StreamTimers, broker.ConsumerDue)
@@ -377,6 +378,12 @@ func TestScan(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	var read, readAll int
+	s.Observe(func(subject recourse.Subject, header nats.Header) {
+		if read++; subject.Prefix != ref.Prefix() || header.Get(recourse.HeaderVersion) != strconv.Itoa(read) {
+			t.Errorf("record %d: %v %v", read, subject, header)
+		}
+	}, func() { readAll++ })
 	const n = 2*scanBatch + 7
 	for version := range uint64(n) {
 		b.record(t, recourse.FamilyDecision, recourse.KindRetryScheduled, version+1, time.Now(), 0)
@@ -386,14 +393,18 @@ func TestScan(t *testing.T) {
 	for _, c := range []struct {
 		from, next uint64
 		knows      int
+		readAll    int
 		ctx        context.Context
-	}{{1, scanBatch + 1, scanBatch, ctx}, {scanBatch + 1, 1, n, t.Context()}, {n + 1, 1, n, t.Context()}} {
+	}{{1, scanBatch + 1, scanBatch, 0, ctx}, {scanBatch + 1, 1, n, 1, t.Context()}, {n + 1, 1, n, 2, t.Context()}} {
 		reader, err := s.reader(t.Context(), c.from)
 		if err != nil {
 			t.Fatal(err)
 		}
 		if next, _ := s.scan(c.ctx, reader, c.from); next != c.next || s.knows() != c.knows {
 			t.Errorf("from %d: next %d, knows %d; want %d, %d", c.from, next, s.knows(), c.next, c.knows)
+		}
+		if read != c.knows || readAll != c.readAll {
+			t.Errorf("from %d: %d records were told, and %d times that it was all; want %d, %d", c.from, read, readAll, c.knows, c.readAll)
 		}
 	}
 }
