@@ -59,6 +59,9 @@ const (
 	whySettle = "to settle messages"
 )
 
+// pauses are what a worker listens to, to count the interventions that are open.
+var pauses = recourse.FilterDetail(recourse.FamilyCommand, recourse.VerbPause.String())
+
 var readsJournal = []need{
 	{"$JS.API.STREAM.INFO.RECOURSE_JOURNAL", why},
 	{"$JS.API.DIRECT.GET.RECOURSE_JOURNAL", whyRead},
@@ -211,6 +214,18 @@ func (e *examination) permissions(ctx context.Context) {
 	}
 	for _, n := range lacking {
 		e.fail(check, "allow it for this user as deploy/nats/accounts.conf does"+e.hint(n), "may not publish on %s, which it needs %s", n.subject, n.why)
+	}
+	if e.Role == Worker {
+		hears, err := e.maySubscribe(ctx, pauses)
+		if err != nil {
+			e.dead(check, err)
+			return
+		}
+		if !hears {
+			e.warn(check, "allow it for this user as deploy/nats/accounts.conf does",
+				"may not subscribe to %s: what other workers pause it counts as open only when it reads the journal again, up to an hour and a half later", pauses)
+			return
+		}
 	}
 	if len(lacking) == 0 {
 		e.ok(check, "all there%s", e.in())

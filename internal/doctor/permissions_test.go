@@ -99,6 +99,19 @@ func TestWrongInbox(t *testing.T) {
 	found.want(t, "stream RECOURSE_JOURNAL", Skipped, "", "")
 }
 
+// TestMayNotListen: a worker without the permission to listen is warned, and has all else.
+func TestMayNotListen(t *testing.T) {
+	s := secured(t, func(o *server.Options) {
+		for _, user := range o.Users {
+			if user.Username == "worker" {
+				user.Permissions.Subscribe.Allow = []string{"_INBOX.worker.>"}
+			}
+		}
+	})
+	found := examine(t, s.as("worker", "worker"), Config{Role: Worker})
+	found.want(t, "permissions of worker", Warning, "may not subscribe to recourse.*.*.*.*.*.command.pause", "accounts.conf")
+}
+
 // withoutEffect are permissions of the shipped roles that the role can do without.
 var withoutEffect = []string{
 	"$SYS.REQ.SERVER.PING.VARZ", // asked where no monitoring endpoint is given; nobody answers in the account
