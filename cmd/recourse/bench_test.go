@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"testing"
 
 	"github.com/go-json-experiment/json"
@@ -18,7 +19,7 @@ func TestBench(t *testing.T) {
 		t.Fatalf("%v\n%s", err, out)
 	}
 	out, err := exec.CommandContext(t.Context(), binary, "bench", "-o", "json", "--failures", "200", "--rounds", "1", "--pipelines", "3",
-		"--rate", "50", "--light", "1s", "--waits", "20", "--spread", "1s", "--backlog", "100", "--prefill", "100").Output()
+		"--rate", "50", "--light", "1s", "--waits", "20", "--spread", "1s", "--backlog", "100", "--prefill", "100", "--flat", "1000").Output()
 	if err != nil {
 		var exit *exec.ExitError
 		if errors.As(err, &exit) {
@@ -30,15 +31,38 @@ func TestBench(t *testing.T) {
 	if err := json.Unmarshal(out, &r); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
-	if r.First == nil || r.Second == nil || r.Latency == nil || r.Waits == nil || r.Recovery == nil || r.Starts == nil {
+	if r.First == nil || r.Mixed == nil || r.Second == nil || r.Latency == nil || r.Waits == nil || r.Recovery == nil || r.Starts == nil {
 		t.Fatalf("a part is missing\n%s", out)
 	}
-	for name, list := range map[string][]float64{"first": r.First.Ratio, "second": r.Second.Ratio, "two": r.Two, "CPU": r.First.WorkerCPU} {
+	for name, list := range map[string][]float64{"first": r.First.Ratio, "second": r.Second.Ratio, "two": r.Two, "CPU": r.First.WorkerCPU,
+		"mixed": r.Mixed.Ratio, "mixed, two bare": r.Mixed.RatioTwo} {
 		if len(list) != 1 || list[0] <= 0 {
 			t.Errorf("%s: %v", name, list)
 		}
 	}
-	if r.Latency.Worker[0].P50 <= 0 || r.Waits.Spread.Max <= 0 || r.Recovery.Took <= 0 || r.Starts.Took[0] <= 0 || r.RecordBytes < 1000 {
+	if len(r.Flat) != 9 || r.Flat[8].Executions < 1000 || r.Flat[8].Pipelines != 10 {
+		t.Errorf("flat: %+v", r.Flat)
+	}
+	for _, f := range r.Flat {
+		if f.PerSecond <= 0 || f.Ratio <= 0 || f.WorkerCPU < 0 || runtime.GOOS == "linux" && f.RSS < 1<<20 {
+			t.Errorf("flat: %+v", f)
+		}
+	}
+	if runtime.GOOS == "linux" && (len(r.First.ServerBareCPU) != 1 || r.First.ServerWorkerCPU[0] <= 0) {
+		t.Errorf("the server's processor time: %v, %v", r.First.ServerBareCPU, r.First.ServerWorkerCPU)
+	}
+	if len(r.Mixed.Conflicts) != 1 || r.Mixed.Conflicts[0] < 0 || len(r.TwoConflicts) != 1 {
+		t.Errorf("conflicts: %v, %v", r.Mixed.Conflicts, r.TwoConflicts)
+	}
+	for name, shape := range map[string]bench.Shape{"first": r.First.Shape, "mixed": r.Mixed.Shape, "second": r.Second.Shape} {
+		if shape.Size < 1000 || shape.Fresh <= 0 || shape.Fresh >= 1 {
+			t.Errorf("%s: records look like %+v", name, shape)
+		}
+	}
+	if v := r.Versions; v.NATSGo == "unknown" || v.Server == "" || v.Go == "" || v.Recourse == "" || r.Durability != "one server, sync interval" || r.Machine.Cores < 1 {
+		t.Errorf("about: %+v, %q, %+v", v, r.Durability, r.Machine)
+	}
+	if r.Latency.Worker[0].P50 <= 0 || r.Latency.Ratio[0] <= 0 || r.Waits.Spread.Max <= 0 || r.Recovery.Took <= 0 || r.Starts.Took[0] <= 0 || r.RecordBytes < 1000 {
 		t.Errorf("a measure is missing\n%s", out)
 	}
 }

@@ -6,14 +6,13 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"runtime"
-	"strconv"
 	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/recourse-dev/recourse"
+	"github.com/recourse-dev/recourse/internal/bench/workload"
 	"github.com/recourse-dev/recourse/internal/broker"
 )
 
@@ -23,6 +22,8 @@ type Config struct {
 	Server string
 	// Sync is when the server that is started writes to disk.
 	Sync broker.SyncMode
+	// Batches is the setting of the workers: "on", "off", or "auto", which is on where the server that is started syncs always.
+	Batches string
 	// Failures of each round, Rounds of each kind.
 	Failures, Rounds int
 	// Pipelines that are registered.
@@ -35,6 +36,9 @@ type Config struct {
 	Spread time.Duration
 	// Backlog that is drained after a restart.
 	Backlog int
+	// Flat is how many executions the journal has in the end when the cost of one failure is measured at more and more of them, and of
+	// pipelines: a thousandth, a tenth and all of them, and pipelines up to a hundredth of them.
+	Flat int
 	// Prefill is messages in the journal before anything is measured.
 	Prefill int
 	// Seed of the load.
@@ -50,17 +54,20 @@ type bench struct {
 	js      jetstream.JetStream
 	url     string
 	load    *load
-	size    int    // bytes of a record
+	shape   Shape  // of the records of the part that runs
 	since   uint64 // sequence in the journal from which the bare loop knows the chains; 0 is none
 	runs    int    // names executions
 	result  *Report
 	journal jetstream.Stream
 	inbox   jetstream.Stream
+	server  *process // nil where it was not started here
+
+	executions int // that flat knows to be in the journal
 }
 
 // Run measures. What was measured before an error is in the report all the same.
 func Run(ctx context.Context, cfg Config) (report *Report, err error) {
-	b := &bench{Config: cfg, url: cfg.Server, result: &Report{Machine: machine(), Failures: cfg.Failures, Pipelines: cfg.Pipelines, Seed: cfg.Seed}}
+	b := &bench{Config: cfg, url: cfg.Server, result: &Report{Machine: machine(), Versions: versions(), Failures: cfg.Failures, Pipelines: cfg.Pipelines, Seed: cfg.Seed}}
 	if b.url == "" {
 		dir, err := os.MkdirTemp("", "recourse-bench-")
 		if err != nil {
@@ -72,13 +79,13 @@ func Run(ctx context.Context, cfg Config) (report *Report, err error) {
 			return nil, err
 		}
 		defer func() { _, stopped := server.stop(); err = errors.Join(err, stopped) }()
-		b.url = server.url
+		b.url, b.server = server.url, server
 	}
 	if err := b.connect(ctx); err != nil {
 		return nil, err
 	}
 	defer b.nc.Close()
-	for _, part := range []func(context.Context) error{b.prefill, b.throughput, b.following, b.latency, b.waits, b.recovery, b.starts} {
+	for _, part := range []func(context.Context) error{b.prefill, b.flat, b.throughput, b.mixed, b.following, b.latency, b.waits, b.recovery, b.starts} {
 		if err := part(ctx); err != nil {
 			return b.result, err
 		}
@@ -108,12 +115,12 @@ func (b *bench) connect(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	b.result.Server, b.result.Durability = "nats-server "+b.nc.ConnectedServerVersion(), durability.String()
+	b.result.Versions.Server, b.result.Durability = b.nc.ConnectedServerVersion(), durability.String()
 	if b.Server == "" {
-		b.result.Durability = "sync " + b.Sync.String()
+		b.result.Durability = "one server, sync " + b.Sync.String()
 	}
-	b.say("registering %d pipelines of %d to %d steps", b.Pipelines, fewestSteps, mostSteps)
-	b.load, err = newLoad(ctx, b.js, b.Seed, b.Pipelines)
+	b.say("registering %d pipelines of %d to %d steps", b.Pipelines, workload.FewestSteps, workload.MostSteps)
+	b.load, err = newLoad(ctx, b.js, b.Seed, b.Pipelines, workload.FewestSteps, workload.MostSteps)
 	return err
 }
 
@@ -134,111 +141,3 @@ const (
 	theBare   kind = "bare"
 	theWorker kind = "worker"
 )
-
-// start starts a process of a kind.
-func (b *bench) start(ctx context.Context, k kind) (*process, error) {
-	return start(ctx, "bench", string(k), "--server", b.url, "--size", strconv.Itoa(b.size), "--since", strconv.FormatUint(b.since, 10))
-}
-
-// drained is one handling of failures that were there before.
-type drained struct {
-	perSecond float64
-	took      time.Duration // from the first record to the last acknowledgement, as far as it can be seen
-	usage     usage
-}
-
-// drain starts a process for what is in the inbox, and stops it when all is recorded and acknowledged.
-func (b *bench) drain(ctx context.Context, k kind, n, processes int) (d drained, err error) {
-	before, err := b.lastSequence(ctx)
-	if err != nil {
-		return d, err
-	}
-	var running []*process
-	defer func() {
-		for _, p := range running {
-			u, stopped := p.stop()
-			d.usage.cpu += u.cpu
-			d.usage.rss = max(d.usage.rss, u.rss)
-			err = errors.Join(err, stopped)
-		}
-	}()
-	for range processes {
-		p, err := b.start(ctx, k)
-		if err != nil {
-			return d, err
-		}
-		running = append(running, p)
-	}
-	if err := b.settled(ctx); err != nil {
-		return d, err
-	}
-	return b.rate(ctx, before, n)
-}
-
-// rate looks at the records after a sequence, of which there must be n.
-func (b *bench) rate(ctx context.Context, before uint64, n int) (d drained, err error) {
-	last, err := b.lastSequence(ctx)
-	if err != nil {
-		return d, err
-	}
-	if got := int(last - before); got != n {
-		return d, fmt.Errorf("%d failures made %d records", n, got)
-	}
-	first, err := b.journal.GetMsg(ctx, before+1)
-	if err != nil {
-		return d, err
-	}
-	final, err := b.journal.GetMsg(ctx, last)
-	if err != nil {
-		return d, err
-	}
-	d.took = final.Time.Sub(first.Time)
-	d.perSecond = float64(n-1) / d.took.Seconds()
-	return d, nil
-}
-
-func (b *bench) lastSequence(ctx context.Context) (uint64, error) {
-	info, err := b.journal.Info(ctx)
-	if err != nil {
-		return 0, err
-	}
-	return info.State.LastSeq, nil
-}
-
-// look is how often the broker is asked how far things are.
-const look = 100 * time.Millisecond
-
-// settled waits until nothing in the inbox is undecided.
-func (b *bench) settled(ctx context.Context) error {
-	consumer, err := b.inbox.Consumer(ctx, broker.ConsumerInbox)
-	if err != nil {
-		return err
-	}
-	tick := time.NewTicker(look)
-	defer tick.Stop()
-	var moved uint64
-	since := time.Now()
-	for {
-		info, err := consumer.Info(ctx)
-		switch {
-		case err != nil:
-			return err
-		case info.NumPending == 0 && info.NumAckPending == 0:
-			return nil
-		case info.AckFloor.Stream != moved:
-			moved, since = info.AckFloor.Stream, time.Now()
-		case time.Since(since) > time.Minute:
-			return fmt.Errorf("nothing was handled for a minute, %d failures are left", info.NumPending+uint64(info.NumAckPending))
-		}
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-	}
-}
-
-// machine says what this runs on.
-func machine() string {
-	return fmt.Sprintf("%s/%s, %d cores, %s", runtime.GOOS, runtime.GOARCH, runtime.NumCPU(), runtime.Version())
-}

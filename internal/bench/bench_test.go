@@ -10,6 +10,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/recourse-dev/recourse"
+	"github.com/recourse-dev/recourse/internal/bench/workload"
 	"github.com/recourse-dev/recourse/internal/broker"
 )
 
@@ -39,11 +40,11 @@ func server(t *testing.T) (*nats.Conn, jetstream.JetStream) {
 // TestLoad: failures are as large as they should be, of every type, most of executions of their own, and the same for the same seed.
 func TestLoad(t *testing.T) {
 	_, js := server(t)
-	l, err := newLoad(t.Context(), js, 7, 20)
+	l, err := newLoad(t.Context(), js, 7, 20, workload.FewestSteps, workload.MostSteps)
 	if err != nil {
 		t.Fatal(err)
 	}
-	failures := l.first("run", 1000)
+	failures := l.First("run", 1000)
 	executions, types, keys := map[string]int{}, map[recourse.ErrorTypes]int{}, map[string]bool{}
 	for _, f := range failures {
 		if err := f.Validate(); err != nil {
@@ -53,7 +54,7 @@ func TestLoad(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if len(body) < bodySize-50 || len(body) > bodySize+50 {
+		if len(body) < workload.BodySize-50 || len(body) > workload.BodySize+50 {
 			t.Errorf("a body of %d bytes", len(body))
 		}
 		executions[f.Execution]++
@@ -63,70 +64,75 @@ func TestLoad(t *testing.T) {
 	if len(keys) != len(failures) || len(executions) < 650 || len(executions) > 850 || len(types) != 6 {
 		t.Errorf("%d keys, %d executions, %d types", len(keys), len(executions), len(types))
 	}
+	for _, f := range l.commanded("again", 1000) {
+		if err := f.Validate(); err != nil || f.Attempt != 1 || f.Errors.Has(recourse.Connectivity) || executions[f.Execution] != 0 {
+			t.Fatalf("%v, %v", f, err)
+		}
+		executions[f.Execution]++
+	}
 	for i, f := range l.second(failures) {
 		if f.Attempt != 2 || f.Node != failures[i].Node || f.Execution != failures[i].Execution || failures[i].Attempt != 1 {
 			t.Fatalf("%v after %v", f, failures[i])
 		}
 	}
-	again, err := newLoad(t.Context(), js, 7, 20)
+	again, err := newLoad(t.Context(), js, 7, 20, workload.FewestSteps, workload.MostSteps)
 	if err != nil {
 		t.Fatal(err)
 	}
-	for i, f := range again.first("run", 1000) {
+	for i, f := range again.First("run", 1000) {
 		if f.Message != failures[i].Message || f.Ref != failures[i].Ref {
 			t.Fatal("another load from the same seed")
 		}
 	}
 }
 
-// TestBare: one message for each failure, chained within an execution, also after another loop.
-func TestBare(t *testing.T) {
-	nc, js := server(t)
-	l, err := newLoad(t.Context(), js, 7, 2)
+// TestMixed: each failure once, a further attempt always a wave after the one before it, all of the parts, and waves that are long
+// enough to be measured.
+func TestMixed(t *testing.T) {
+	_, js := server(t)
+	l, err := newLoad(t.Context(), js, 7, 20, workload.FewestSteps, workload.MostSteps)
 	if err != nil {
 		t.Fatal(err)
 	}
-	const n = 500
-	first := l.first("run", n)
-	for i, failures := range [][]*recourse.Failure{first, l.second(first)} {
-		if err := publish(t.Context(), nc, failures); err != nil {
-			t.Fatal(err)
+	const n = 5000
+	mixed := l.mixed("run", n)
+	at, all := map[string]int{}, 0
+	for wave, failures := range mixed {
+		if len(failures) < n/10 {
+			t.Errorf("wave %d has %d", wave, len(failures))
 		}
-		ctx, cancel := context.WithCancel(t.Context())
-		ended := make(chan error, 1)
-		go func() { ended <- Bare(ctx, nc, 1234, uint64(i), func() {}) }()
-		b := &bench{js: js}
-		if b.inbox, err = js.Stream(t.Context(), recourse.StreamInbox); err != nil {
-			t.Fatal(err)
-		}
-		if b.journal, err = js.Stream(t.Context(), recourse.StreamJournal); err != nil {
-			t.Fatal(err)
-		}
-		if err := b.settled(t.Context()); err != nil {
-			t.Fatal(err)
-		}
-		cancel()
-		if err := <-ended; err != nil {
-			t.Fatal(err)
-		}
-		d, err := b.rate(t.Context(), uint64(i*n), n)
-		if err != nil || d.perSecond <= 0 {
-			t.Fatalf("%v, %v", d, err)
-		}
-		if _, err := b.rate(t.Context(), uint64(i*n), n+1); err == nil {
-			t.Error("a missing record is not seen")
-		}
-		msg, err := b.journal.GetMsg(t.Context(), uint64(i*n+1))
-		if err != nil || len(msg.Data) != 1234 {
-			t.Fatalf("%v, %v", msg, err)
+		for _, f := range failures {
+			all++
+			key := f.Prefix() + f.Node.Path
+			if before, known := at[key]; f.Attempt > 1 && (!known || before != wave-1) || f.Attempt == 1 && known {
+				t.Fatalf("attempt %d of %s in wave %d", f.Attempt, key, wave)
+			}
+			at[key] = wave
+			if err := f.Validate(); err != nil {
+				t.Fatal(err)
+			}
 		}
 	}
-	// Without knowing the chains the expectation fails: the loop really asks for it.
-	if err := publish(t.Context(), nc, l.second(first)[:1]); err != nil {
-		t.Fatal(err)
+	p := partsOf(mixed)
+	if all != n || len(mixed) != waves || p.Executions < 0.3 || p.Nodes < 0.2 || p.Attempts < 0.2 || p.Executions+p.Nodes+p.Attempts < 0.999 {
+		t.Errorf("%d failures in %d waves, %+v", all, len(mixed), p)
 	}
-	if err := Bare(t.Context(), nc, 1, 0, func() {}); err == nil || !strings.Contains(err.Error(), "append") {
-		t.Errorf("got %v", err)
+}
+
+func TestSumOf(t *testing.T) {
+	const served = `# HELP recourse_conflicts_total Appends that were decided again.
+# TYPE recourse_conflicts_total counter
+recourse_conflicts_total{recourse_outcome="conflict"} 12
+recourse_conflicts_total{recourse_outcome="unknown"} 1e+03
+recourse_conflicts_total_of_others{recourse_outcome="unknown"} 5
+`
+	if sum, err := sumOf(strings.NewReader(served), conflictsMetric); sum != 1012 || err != nil {
+		t.Errorf("got %d, %v", sum, err)
+	}
+	for _, served := range []string{"", "recourse_conflicts_total{} many\n"} {
+		if sum, err := sumOf(strings.NewReader(served), conflictsMetric); err == nil {
+			t.Errorf("%q: got %d", served, sum)
+		}
 	}
 }
 

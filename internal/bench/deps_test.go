@@ -11,6 +11,7 @@ func TestImports(t *testing.T) {
 	deps.Module(t,
 		"github.com/recourse-dev/recourse",
 		"github.com/recourse-dev/recourse/client",
+		"github.com/recourse-dev/recourse/internal/bench/workload",
 		"github.com/recourse-dev/recourse/internal/broker",
 	)
 }

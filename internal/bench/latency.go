@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"slices"
 	"sync"
 	"time"
@@ -11,6 +12,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/recourse-dev/recourse"
+	"github.com/recourse-dev/recourse/internal/bench/workload"
 )
 
 // arrivals notes when records arrive at whoever reads the journal, as an orchestrator does.
@@ -20,14 +22,12 @@ type arrivals struct {
 	stop func()
 }
 
-// follow reads the journal from now on. Of each execution it notes the first record that wanted lets pass.
-func (b *bench) follow(ctx context.Context, wanted func(jetstream.Msg) bool) (*arrivals, error) {
-	last, err := b.lastSequence(ctx)
-	if err != nil {
-		return nil, err
-	}
-	consumer, err := b.js.OrderedConsumer(ctx, recourse.StreamJournal, jetstream.OrderedConsumerConfig{
-		DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: last + 1,
+// follow handles records from now on as an orchestrator does: a pull consumer with a filter, which acknowledges each. Of each execution it
+// notes when the first record arrived that wanted lets pass.
+func (b *bench) follow(ctx context.Context, filter string, wanted func(jetstream.Msg) bool) (*arrivals, error) {
+	consumer, err := b.journal.CreateConsumer(ctx, jetstream.ConsumerConfig{
+		FilterSubject: filter, DeliverPolicy: jetstream.DeliverNewPolicy, AckPolicy: jetstream.AckExplicitPolicy,
+		MaxAckPending: -1, InactiveThreshold: time.Minute,
 	})
 	if err != nil {
 		return nil, err
@@ -35,6 +35,7 @@ func (b *bench) follow(ctx context.Context, wanted func(jetstream.Msg) bool) (*a
 	a := &arrivals{seen: make(map[string]time.Time)}
 	consuming, err := consumer.Consume(func(msg jetstream.Msg) {
 		now := time.Now()
+		_ = msg.Ack() // a lost one comes again, and only the first time counts
 		if !wanted(msg) {
 			return
 		}
@@ -49,7 +50,10 @@ func (b *bench) follow(ctx context.Context, wanted func(jetstream.Msg) bool) (*a
 	if err != nil {
 		return nil, err
 	}
-	a.stop = consuming.Stop
+	a.stop = func() {
+		consuming.Stop()
+		_ = b.journal.DeleteConsumer(context.WithoutCancel(ctx), consumer.CachedInfo().Name) // else it goes after a minute
+	}
 	return a, nil
 }
 
@@ -78,78 +82,82 @@ func (a *arrivals) wait(ctx context.Context, n int, patience time.Duration) erro
 	}
 }
 
-// latency measures from a failure being stored to its record being delivered, at a rate that nobody is busy with. Stored is when its
-// publisher was told so; both clocks are this process's. Each pipeline was used before.
+// latency measures from a failure being stored to its command being delivered, at a rate that nobody is busy with.
+//
+// Stored is when its publisher reads the acknowledgement, which the server sends once the failure is stored, and with sync always on disk.
+// Delivered is when the orchestrator's handler is called. Both are read off the clock of this process, which besides does nothing: the
+// failures are encoded before, and come one at a time at equal distances. Each is the first of its execution and has a command for an
+// answer at once. Each pipeline was used before.
 func (b *bench) latency(ctx context.Context) error {
 	if b.Rate == 0 || b.Light == 0 {
 		return nil
 	}
-	b.result.Latency = &Latency{Rate: b.Rate}
+	l := &Latency{Rate: b.Rate}
+	b.result.Latency = l
 	for range b.Rounds {
-		for _, k := range []kind{theBare, theWorker} {
-			took, err := b.lightly(ctx, k)
-			if err != nil {
-				return err
-			}
-			q := quantiles(took)
-			if k == theBare {
-				b.result.Latency.Bare = append(b.result.Latency.Bare, q)
-			} else {
-				b.result.Latency.Worker = append(b.result.Latency.Worker, q)
-			}
-			b.say("latency at %d/s, %s: p50 %v, p99 %v, p99.9 %v", b.Rate, k, q.P50, q.P99, q.P999)
+		bare, err := b.lightly(ctx, theBare)
+		if err != nil {
+			return err
 		}
+		worker, err := b.lightly(ctx, theWorker)
+		if err != nil {
+			return err
+		}
+		l.Bare, l.Worker = append(l.Bare, bare), append(l.Worker, worker)
+		l.Ratio = append(l.Ratio, float64(worker.P99)/float64(bare.P99))
+		b.say("latency at %d/s: bare p50 %v, p99 %v, p99.9 %v; worker p50 %v, p99 %v, p99.9 %v (p99 %.2f)", b.Rate,
+			bare.P50, bare.P99, bare.P999, worker.P50, worker.P99, worker.P999, l.Ratio[len(l.Ratio)-1])
 	}
 	return nil
 }
 
-func (b *bench) lightly(ctx context.Context, k kind) (took []time.Duration, err error) {
+func (b *bench) lightly(ctx context.Context, k kind) (q Quantiles, err error) {
 	p, err := b.start(ctx, k)
 	if err != nil {
-		return nil, err
+		return q, err
 	}
 	defer func() { _, stopped := p.stop(); err = errors.Join(err, stopped) }()
 	// A pipeline is compiled when it is first needed: the first failure of each is not what is measured here.
-	if err := publish(ctx, b.nc, b.load.each(b.run())); err != nil {
-		return nil, err
+	if err := publish(ctx, b.nc, b.load.Each(b.run())); err != nil {
+		return q, err
 	}
 	if err := b.settled(ctx); err != nil {
-		return nil, err
+		return q, err
 	}
-	arrived, err := b.follow(ctx, func(jetstream.Msg) bool { return true })
+	arrived, err := b.follow(ctx, recourse.Filter(recourse.FamilyCommand), func(jetstream.Msg) bool { return true })
 	if err != nil {
-		return nil, err
+		return q, err
 	}
 	defer arrived.stop()
-	n := b.Rate * int(b.Light/time.Second)
-	failures := b.load.first(b.run(), n)
-	name := b.run()
+	n := max(int(float64(b.Rate)*b.Light.Seconds()), 1)
+	failures := b.load.commanded(b.run(), n)
+	bodies := make([][]byte, n)
 	for i, f := range failures {
-		f.Execution = fmt.Sprintf("%s-%d", name, i) // one each
+		if bodies[i], err = recourse.Encode(f); err != nil {
+			return q, err
+		}
 	}
-	stored := make(map[string]time.Time, n)
+	runtime.GC() // now, and not while it measures
+	stored := make([]time.Time, n)
 	tick := time.NewTicker(time.Second / time.Duration(b.Rate))
 	defer tick.Stop()
-	for _, f := range failures {
-		body, err := recourse.Encode(f)
-		if err != nil {
-			return nil, err
+	for i, f := range failures {
+		<-tick.C // one that was missed is left out: no two come at once
+		if _, err := b.js.Publish(ctx, f.Prefix()+"."+string(recourse.FamilyFailure)+"."+workload.Delegate, bodies[i]); err != nil {
+			return q, err
 		}
-		<-tick.C
-		if _, err := b.js.Publish(ctx, f.Prefix()+"."+string(recourse.FamilyFailure)+"."+delegate, body); err != nil {
-			return nil, err
-		}
-		stored[f.Prefix()] = time.Now()
+		stored[i] = time.Now()
 	}
 	if err := arrived.wait(ctx, n, time.Minute); err != nil {
-		return nil, err
+		return q, err
 	}
 	arrived.mu.Lock()
 	defer arrived.mu.Unlock()
-	for prefix, at := range stored {
-		took = append(took, max(arrived.seen[prefix].Sub(at), 0)) // a record may be there before the publisher hears of its failure
+	took := make([]time.Duration, n)
+	for i, f := range failures {
+		took[i] = max(arrived.seen[f.Prefix()].Sub(stored[i]), 0) // a record may be there before the publisher reads of its failure
 	}
-	return took, nil
+	return quantiles(took), nil
 }
 
 // Quantiles of some durations.

@@ -12,7 +12,7 @@ func (b *bench) recovery(ctx context.Context) error {
 	if b.Backlog == 0 {
 		return nil
 	}
-	if err := publish(ctx, b.nc, b.load.first(b.run(), b.Backlog)); err != nil {
+	if err := publish(ctx, b.nc, b.load.First(b.run(), b.Backlog)); err != nil {
 		return err
 	}
 	started := time.Now()
@@ -54,7 +54,7 @@ func (b *bench) starts(ctx context.Context) error {
 			return err
 		}
 		s.Records = records
-		if err := publish(ctx, b.nc, b.load.first(b.run(), 1)); err != nil {
+		if err := publish(ctx, b.nc, b.load.First(b.run(), 1)); err != nil {
 			return err
 		}
 		started := time.Now()

@@ -4,63 +4,36 @@ import (
 	"context"
 	"fmt"
 	"slices"
+
+	"github.com/recourse-dev/recourse"
 )
 
-// measure publishes failures and has a process of a kind handle them.
-func (b *bench) measure(ctx context.Context, k kind, processes int) (drained, error) {
-	if err := publish(ctx, b.nc, b.load.first(b.run(), b.Failures)); err != nil {
+// measure publishes failures and has processes of a kind handle them.
+func (b *bench) measure(ctx context.Context, k kind, failures []*recourse.Failure, processes int) (drained, error) {
+	if err := publish(ctx, b.nc, failures); err != nil {
 		return drained{}, err
 	}
-	return b.drain(ctx, k, b.Failures, processes)
+	return b.drain(ctx, k, len(failures), processes)
 }
 
 // prefill fills the journal with what the bare loop appends, and finds out the size of a record.
-func (b *bench) prefill(ctx context.Context) error {
-	if err := b.sizeOfRecord(ctx); err != nil {
+func (b *bench) prefill(ctx context.Context) (err error) {
+	if b.shape, err = b.shapeOf(ctx, nil, b.load.First(b.run(), few)); err != nil {
 		return err
 	}
-	const most = 100_000 // at once
-	for left := b.Prefill; left > 0; left -= most {
-		b.say("filling the journal: %d messages are missing", left)
-		if err := publish(ctx, b.nc, b.load.first(b.run(), min(left, most))); err != nil {
-			return err
-		}
-		if _, err := b.drain(ctx, theBare, min(left, most), 1); err != nil {
-			return err
-		}
-	}
-	return nil
+	b.result.RecordBytes = b.shape.Size
+	return b.fill(ctx, b.Prefill, b.load.First)
 }
 
-// sizeOfRecord has a worker record some failures, and takes the mean of what it wrote.
-func (b *bench) sizeOfRecord(ctx context.Context) error {
-	const few = 2000
-	before, err := b.journal.Info(ctx)
-	if err != nil {
-		return err
+// fill has the bare loop append a number of messages, for failures that are made so many at once.
+func (b *bench) fill(ctx context.Context, n int, failures func(run string, n int) []*recourse.Failure) error {
+	const most = 100_000
+	for left := n; left > 0; left -= most {
+		b.say("filling the journal: %d messages are missing", left)
+		if _, err := b.measure(ctx, theBare, failures(b.run(), min(left, most)), 1); err != nil {
+			return err
+		}
 	}
-	b.size = bodySize
-	if err := publish(ctx, b.nc, b.load.first(b.run(), few)); err != nil {
-		return err
-	}
-	if _, err := b.drain(ctx, theWorker, few, 1); err != nil {
-		return err
-	}
-	after, err := b.journal.Info(ctx)
-	if err != nil {
-		return err
-	}
-	last, err := b.journal.GetMsg(ctx, after.State.LastSeq)
-	if err != nil {
-		return err
-	}
-	// What the server counts has subject and headers, which the bare loop adds too.
-	around := 0
-	for key, values := range last.Header {
-		around += len(key) + len(values[0]) + 4
-	}
-	b.size = int(after.State.Bytes-before.State.Bytes)/few - around - len(last.Subject)
-	b.result.RecordBytes = b.size
 	return nil
 }
 
@@ -69,25 +42,27 @@ func (b *bench) throughput(ctx context.Context) error {
 	if b.Failures == 0 {
 		return nil
 	}
-	t := &Throughput{}
+	t := &Throughput{Shape: b.shape}
 	b.result.First = t
 	for round := range b.Rounds {
-		bare, err := b.measure(ctx, theBare, 1)
+		first := func() []*recourse.Failure { return b.load.First(b.run(), b.Failures) }
+		bare, err := b.measure(ctx, theBare, first(), 1)
 		if err != nil {
 			return err
 		}
-		one, err := b.measure(ctx, theWorker, 1)
+		one, err := b.measure(ctx, theWorker, first(), 1)
 		if err != nil {
 			return err
 		}
-		two, err := b.measure(ctx, theWorker, 2)
+		two, err := b.measure(ctx, theWorker, first(), 2)
 		if err != nil {
 			return err
 		}
-		t.add(bare, one, b.Failures)
+		t.add(bare, one)
 		b.result.Two = append(b.result.Two, two.perSecond/one.perSecond)
-		b.say("round %d: first failures: bare %.0f/s, worker %.0f/s (%.2f), two workers %.0f/s (%.2f of one)", round+1,
-			bare.perSecond, one.perSecond, one.perSecond/bare.perSecond, two.perSecond, two.perSecond/one.perSecond)
+		b.result.TwoConflicts = append(b.result.TwoConflicts, two.conflictShare())
+		b.say("round %d: first failures: bare %.0f/s, worker %.0f/s (%.2f), two workers %.0f/s (%.2f of one, %.1f %% conflicts)", round+1,
+			bare.perSecond, one.perSecond, one.perSecond/bare.perSecond, two.perSecond, two.perSecond/one.perSecond, 100*two.conflictShare())
 	}
 	return nil
 }
@@ -98,7 +73,13 @@ func (b *bench) following(ctx context.Context) error {
 	if b.Failures == 0 {
 		return nil
 	}
-	t := &Throughput{}
+	first := b.load.First(b.run(), few)
+	shape, err := b.shapeOf(ctx, first, b.load.second(first))
+	if err != nil {
+		return err
+	}
+	b.shape = shape
+	t := &Throughput{Shape: shape}
 	b.result.Second = t
 	n := b.Failures / 2
 	for round := range b.Rounds {
@@ -108,38 +89,33 @@ func (b *bench) following(ctx context.Context) error {
 			if err != nil {
 				return err
 			}
-			first := b.load.first(b.run(), n)
-			if err := publish(ctx, b.nc, first); err != nil {
-				return err
-			}
-			if _, err := b.drain(ctx, k, n, 1); err != nil {
+			first := b.load.First(b.run(), n)
+			if _, err := b.measure(ctx, k, first, 1); err != nil {
 				return err
 			}
 			second := b.load.second(first)
 			b.load.Shuffle(n, func(i, j int) { second[i], second[j] = second[j], second[i] })
-			if err := publish(ctx, b.nc, second); err != nil {
-				return err
-			}
 			b.since = before + 1 // what the bare loop may know of
-			if seen[i], err = b.drain(ctx, k, n, 1); err != nil {
+			if seen[i], err = b.measure(ctx, k, second, 1); err != nil {
 				return err
 			}
 			b.since = 0
 		}
-		t.add(seen[0], seen[1], n)
+		t.add(seen[0], seen[1])
 		b.say("round %d: second failures: bare %.0f/s, worker %.0f/s (%.2f)", round+1, seen[0].perSecond, seen[1].perSecond, seen[1].perSecond/seen[0].perSecond)
 	}
 	return nil
 }
 
 // add notes a round.
-func (t *Throughput) add(bare, worker drained, n int) {
+func (t *Throughput) add(bare, worker drained) {
 	t.Bare = append(t.Bare, bare.perSecond)
 	t.Worker = append(t.Worker, worker.perSecond)
 	t.Ratio = append(t.Ratio, worker.perSecond/bare.perSecond)
-	per10k := func(d drained) float64 { return d.usage.cpu.Seconds() * 10_000 / float64(n) }
-	t.BareCPU = append(t.BareCPU, per10k(bare))
-	t.WorkerCPU = append(t.WorkerCPU, per10k(worker))
+	t.BareCPU, t.WorkerCPU = append(t.BareCPU, bare.per10k(bare.usage.cpu)), append(t.WorkerCPU, worker.per10k(worker.usage.cpu))
+	if bare.server > 0 {
+		t.ServerBareCPU, t.ServerWorkerCPU = append(t.ServerBareCPU, bare.per10k(bare.server)), append(t.ServerWorkerCPU, worker.per10k(worker.server))
+	}
 	t.WorkerRSS = max(t.WorkerRSS, worker.usage.rss)
 	t.BareRSS = max(t.BareRSS, bare.usage.rss)
 }

@@ -2,21 +2,35 @@ package bench
 
 import (
 	"fmt"
-	"os"
+	"strconv"
 	"strings"
+	"time"
 )
 
 // peakMemory returns the most memory that a running process has held, in bytes. What the kernel reports of a process that has ended counts
 // the memory of the one that started it too.
 func peakMemory(pid int) int64 {
-	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
-	if err != nil {
+	return kibibytes(valueOf(read(fmt.Sprintf("/proc/%d/status", pid)), "VmHWM"))
+}
+
+// tick is the unit of the processor times in /proc, USER_HZ.
+const tick = 10 * time.Millisecond
+
+// processorTime returns the time, of user and system, that a running process has taken.
+func processorTime(pid int) time.Duration {
+	text := read(fmt.Sprintf("/proc/%d/stat", pid))
+	fields := strings.Fields(text[strings.LastIndexByte(text, ')')+1:]) // from the third on: a name may have spaces
+	const user, system = 14 - 3, 15 - 3
+	if len(fields) <= system {
 		return 0
 	}
-	_, rest, _ := strings.Cut(string(status), "VmHWM:")
-	var kib int64
-	if _, err := fmt.Sscan(rest, &kib); err != nil {
-		return 0
+	var ticks int64
+	for _, field := range []int{user, system} {
+		n, err := strconv.ParseInt(fields[field], 10, 64)
+		if err != nil {
+			return 0
+		}
+		ticks += n
 	}
-	return kib << 10
+	return time.Duration(ticks) * tick
 }

@@ -44,12 +44,12 @@ func (b *bench) waits(ctx context.Context) error {
 // late has n retries come due evenly over a while, and returns by how much each command came later than its record says. All are
 // pending before the first is due.
 func (b *bench) late(ctx context.Context, n int, over time.Duration) (Quantiles, error) {
-	arrived, err := b.follow(ctx, func(msg jetstream.Msg) bool { return msg.Headers().Get(recourse.HeaderEnds) != "" })
+	arrived, err := b.follow(ctx, recourse.Filter(recourse.FamilyCommand), func(msg jetstream.Msg) bool { return msg.Headers().Get(recourse.HeaderEnds) != "" })
 	if err != nil {
 		return Quantiles{}, err
 	}
 	defer arrived.stop()
-	failures := b.load.first(b.run(), n)
+	failures := b.load.First(b.run(), n)
 	name := b.run()
 	first := time.Now().Add(time.Duration(n)*time.Second/publishRate*3/2 + setUpWithin)
 	before, err := b.lastSequence(ctx)
@@ -99,31 +99,18 @@ func (b *bench) late(ctx context.Context, n int, over time.Duration) (Quantiles,
 
 // dueAt reads from the journal when n waits come due.
 func (b *bench) dueAt(ctx context.Context, from uint64, n int) (map[string]time.Time, error) {
-	consumer, err := b.js.OrderedConsumer(ctx, recourse.StreamJournal, jetstream.OrderedConsumerConfig{
-		DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: from, HeadersOnly: true,
-	})
-	if err != nil {
-		return nil, err
-	}
 	due := make(map[string]time.Time, n)
-	for len(due) < n {
-		msg, err := consumer.Next(jetstream.FetchMaxWait(10 * time.Second))
-		if err != nil {
-			return nil, fmt.Errorf("%d of %d waits are in the journal: %w", len(due), n, err)
-		}
+	err := records(ctx, b.js, from, true, func(msg jetstream.Msg, prefix string) (bool, error) {
 		text := msg.Headers().Get(recourse.HeaderDueAt)
 		if text == "" {
-			continue
+			return true, nil
 		}
 		at, err := time.Parse(time.RFC3339Nano, text)
-		if err != nil {
-			return nil, err
-		}
-		subject, err := recourse.ParseSubject(msg.Subject())
-		if err != nil {
-			return nil, err
-		}
-		due[subject.Prefix] = at
+		due[prefix] = at
+		return len(due) < n, err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("%d of %d waits are in the journal: %w", len(due), n, err)
 	}
 	return due, nil
 }

@@ -34,9 +34,10 @@ var allowedImports = map[string][]string{
 		"github.com/recourse-dev/recourse/internal/run", "github.com/recourse-dev/recourse/internal/simulate",
 	},
 	"measure": {
-		"github.com/nats-io/nats.go", "github.com/spf13/cobra", "go.uber.org/zap",
+		"github.com/nats-io/nats.go", "github.com/spf13/cobra", "go.uber.org/zap/zapcore",
 		"github.com/recourse-dev/recourse/client", "github.com/recourse-dev/recourse/internal/bench", "github.com/recourse-dev/recourse/internal/broker",
-		"github.com/recourse-dev/recourse/internal/cli", "github.com/recourse-dev/recourse/internal/cli/online", "github.com/recourse-dev/recourse/internal/worker",
+		"github.com/recourse-dev/recourse/internal/cli", "github.com/recourse-dev/recourse/internal/cli/online", "github.com/recourse-dev/recourse/internal/telemetry",
+		"github.com/recourse-dev/recourse/internal/worker",
 	},
 }
 
