@@ -87,6 +87,12 @@ bench: ## benchmarks; BENCH=name chooses
 	@dirs=$$(grep -rl --include='*_test.go' '^func Benchmark' . | xargs -r -n1 dirname | sort -u); \
 	for dir in $$dirs; do $(GO) test -run '^$$' -bench '$(BENCH)' -benchmem $$dir; done
 
+.PHONY: bench-peers
+bench-peers: ## Recourse against other engines, on servers that are there; PEERS='-o json --rounds 1' passes flags
+	@command -v $(firstword $(GO)) >/dev/null || { echo "bench-peers needs Go: https://go.dev/dl, or on Debian: apt-get install golang" >&2; exit 1; }
+	@mkdir -p bin && cd bench/peers && $(GO) build -o ../../bin/bench-peers .
+	@bin/bench-peers $(PEERS)
+
 .PHONY: vuln
 vuln: ## known vulnerabilities; a note where the database cannot be reached
 	@GOBIN=$(CURDIR)/bin $(GO) install $(GOVULNCHECK)
