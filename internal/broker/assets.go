@@ -93,23 +93,27 @@ func streams(cfg ProvisionConfig) []jetstream.StreamConfig {
 	// (a newer one for the same subject replaces the older), these need purges, and schedules refuse to discard new messages.
 	// Without a limit nothing is discarded. Workers alone may publish here.
 	timers := jetstream.StreamConfig{
-		Name:               recourse.StreamTimers,
-		Description:        "Recourse: waits, as message schedules, and those that came due",
-		Subjects:           []string{recourse.Filter(recourse.FamilyTimer), recourse.Filter(recourse.FamilyDue)},
-		Retention:          jetstream.WorkQueuePolicy,
-		Discard:            jetstream.DiscardOld,
-		MaxMsgs:            -1,
-		MaxBytes:           -1,
-		MaxMsgsPerSubject:  -1,
-		MaxConsumers:       -1,
-		MaxMsgSize:         -1,
-		Storage:            cfg.Storage,
-		Replicas:           max(cfg.Replicas, 1),
-		Duplicates:         shortWindow,
-		AllowRollup:        true,
-		AllowDirect:        true,
-		AllowMsgSchedules:  true,
-		AllowAtomicPublish: true,
+		Name:              recourse.StreamTimers,
+		Description:       "Recourse: waits, as message schedules, and those that came due",
+		Subjects:          []string{recourse.Filter(recourse.FamilyTimer), recourse.Filter(recourse.FamilyDue)},
+		Retention:         jetstream.WorkQueuePolicy,
+		Discard:           jetstream.DiscardOld,
+		MaxMsgs:           -1,
+		MaxBytes:          -1,
+		MaxMsgsPerSubject: -1,
+		MaxConsumers:      -1,
+		MaxMsgSize:        -1,
+		Storage:           cfg.Storage,
+		Replicas:          max(cfg.Replicas, 1),
+		Duplicates:        shortWindow,
+		AllowRollup:       true,
+		AllowDirect:       true,
+		AllowMsgSchedules: true,
+	}
+	if timers.Storage == jetstream.FileStorage && timers.Replicas == 1 {
+		// Each wait would be brought to the disk three times over: its schedule, its firing, its end. The journal can stand in for
+		// what a crash of the server takes from here (docs/adr/0008-timers-without-flushes.md).
+		timers.PersistMode = jetstream.AsyncPersistMode
 	}
 
 	// As nats.go makes a bucket.

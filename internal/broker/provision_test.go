@@ -247,6 +247,10 @@ func streamDrift() []driftCase {
 			change: func(c *jetstream.StreamConfig) { c.AllowBatchPublish = true }},
 		{setting: "asynchronous persistence", stream: rejectedName, have: "true", want: "false",
 			change: func(c *jetstream.StreamConfig) { c.PersistMode = jetstream.AsyncPersistMode }},
+		{setting: "atomic batches", stream: timersName, have: "true", want: "false", updated: true,
+			change: func(c *jetstream.StreamConfig) {
+				c.AllowAtomicPublish, c.PersistMode = true, jetstream.DefaultPersistMode
+			}},
 		{setting: "no acknowledgements", stream: rejectedName, have: "true", want: "false", updated: true,
 			change: func(c *jetstream.StreamConfig) { c.NoAck = true }},
 		{setting: "sources", stream: rejectedName, have: "true", want: "false",
@@ -528,6 +532,56 @@ func TestProvisionReplicas(t *testing.T) {
 	keep(ProvisionConfig{}, &have, &left)
 	if left.Replicas != 3 {
 		t.Errorf("no replicas asked for: %d, want those there are", left.Replicas)
+	}
+}
+
+// TestPersistence: the timers alone are written when the server gets to it, and only where a server allows that.
+func TestPersistence(t *testing.T) {
+	async := func(cfg ProvisionConfig) (names []string) {
+		for _, s := range streams(cfg) {
+			if s.PersistMode == jetstream.AsyncPersistMode {
+				names = append(names, s.Name)
+			}
+		}
+		return names
+	}
+	for _, cfg := range []ProvisionConfig{{}, {Replicas: 1}} {
+		if names := async(cfg); !slices.Equal(names, []string{timersName}) {
+			t.Errorf("%+v: %v, want the timers", cfg, names)
+		}
+	}
+	for _, cfg := range []ProvisionConfig{{Replicas: 3}, {Storage: jetstream.MemoryStorage}} {
+		if names := async(cfg); len(names) != 0 {
+			t.Errorf("%+v: %v, want none", cfg, names)
+		}
+	}
+	// What is there with the usual persistence stays, alone or with replicas.
+	_, js := provisionedTest(t)
+	if err := js.DeleteStream(t.Context(), timersName); err != nil {
+		t.Fatal(err)
+	}
+	usual := streams(ProvisionConfig{})[2]
+	usual.PersistMode = jetstream.DefaultPersistMode
+	if _, err := js.CreateStream(t.Context(), usual); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Provision(t.Context(), js, ModeCreate, ProvisionConfig{}); err != nil {
+		t.Error(err)
+	}
+	if _, err := Provision(t.Context(), js, ModeVerify, ProvisionConfig{}); err != nil {
+		t.Error(err)
+	}
+	three := usual
+	three.Replicas = 3
+	want := streams(ProvisionConfig{})[2]
+	if keep(ProvisionConfig{}, &three, &want); want.Replicas != 3 || want.PersistMode != jetstream.DefaultPersistMode {
+		t.Errorf("with replicas that are there: %d, %v", want.Replicas, want.PersistMode)
+	}
+	// A server cannot replicate what it writes when it gets to it.
+	have, want := streams(ProvisionConfig{})[2], streams(ProvisionConfig{Replicas: 3})[2]
+	keep(ProvisionConfig{Replicas: 3}, &have, &want)
+	if _, unsafe := compare("x", streamSettings, &have, &want); len(unsafe) != 1 || unsafe[0].Setting != "asynchronous persistence" || !strings.Contains(unsafe[0].Mend, "arm again") {
+		t.Errorf("more replicas: %v", unsafe)
 	}
 }
 

@@ -6,6 +6,8 @@ import (
 	"strings"
 
 	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/recourse-dev/recourse"
 )
 
 // A setting of a stream or a consumer that matters to Recourse. What is not listed is the operator's to choose: description,
@@ -26,6 +28,8 @@ type setting[C any] struct {
 const (
 	mendUpdate   = "run with provisioning mode create, which sets it"
 	mendRecreate = "the server cannot change this on a stream that exists: drain it, back it up (nats stream backup), delete it and let it be created anew"
+	// The journal says what waits.
+	mendPersistence = mendRecreate + "; " + recourse.StreamTimers + " needs no backup: with all workers stopped, delete it, and workers that start arm again what waits"
 )
 
 // streamSettings are checked in this order.
@@ -154,9 +158,9 @@ var streamSettings = []setting[jetstream.StreamConfig]{
 		nil, "",
 	},
 	{
-		// Asynchronous persistence acknowledges what is not written.
+		// It acknowledges what is not written, which only the timers can afford.
 		"asynchronous persistence", func(c *jetstream.StreamConfig) any { return c.PersistMode == jetstream.AsyncPersistMode },
-		nil, nil, mendRecreate,
+		nil, nil, mendPersistence,
 	},
 	{
 		"no acknowledgements", func(c *jetstream.StreamConfig) any { return c.NoAck },
@@ -322,5 +326,8 @@ func containsAll(set, subset []string) bool {
 func keep(cfg ProvisionConfig, have, want *jetstream.StreamConfig) {
 	if cfg.Replicas == 0 {
 		want.Replicas = have.Replicas
+	}
+	if have.PersistMode == jetstream.DefaultPersistMode { // which is safe everywhere, and slower
+		want.PersistMode = jetstream.DefaultPersistMode
 	}
 }

@@ -242,7 +242,7 @@ func (w *worker) build(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	timers, err := timer.New(w.nc, timer.Config{Batch: w.cfg.Journal.Batch})
+	timers, err := timer.New(w.nc)
 	if err != nil {
 		return err
 	}

@@ -10,7 +10,6 @@ import (
 func TestImports(t *testing.T) {
 	deps.Module(t,
 		"github.com/recourse-dev/recourse",
-		"github.com/recourse-dev/recourse/internal/batch",
 		"github.com/recourse-dev/recourse/internal/puback",
 	)
 }

@@ -41,7 +41,7 @@ type SweeperConfig struct {
 //
 // It watches the waits that its own [Timers] armed, which costs the broker nothing while they come due here; one that ended elsewhere
 // costs one read once it would be overdue. Waits of other workers, which may be gone, it finds by reading the headers of the journal: when
-// it starts, and then every so often, slowly. It does not follow the journal, since a consumer that does costs the broker as much as the
+// it starts, the latest first, and then every so often, slowly. It does not follow the journal, since a consumer that does costs the broker as much as the
 // records themselves, for each worker again (docs/adr/0005-sweeper-watches-its-own.md).
 //
 // Memory: about 250 bytes per pending wait.
@@ -67,6 +67,9 @@ const (
 	scanBatch = 100
 	scanPause = 40 * time.Millisecond
 	scanIdle  = 30 * time.Second // after which the broker forgets the reader
+	// scanLatest is how far back it reads first: schedules that a crash of the broker took are not older than what it brings to the disk
+	// now and then, unless configured otherwise every 2 minutes.
+	scanLatest = 5 * time.Minute
 )
 
 // NewSweeper returns a sweeper that arms with timers what pending confirms, and from now on watches what they arm: they must not be in
@@ -96,21 +99,25 @@ func NewSweeper(nc *nats.Conn, timers *Timers, pending Pending, cfg SweeperConfi
 	return s, nil
 }
 
-// Observe has read called for each record as the journal is read, one after another, and readAll when it was read to its end. It is called
-// before Run, if at all.
+// Observe has read called for each record as the journal is read, one after another, and readAll when it was read to its end; nil is for
+// nobody who wants to know. It is called before Run, if at all.
 func (s *Sweeper) Observe(read func(subject recourse.Subject, header nats.Header), readAll func()) {
 	s.read, s.readAll = read, readAll
 }
 
 // Run sweeps until ctx ends. It returns an error only where it cannot start.
 func (s *Sweeper) Run(ctx context.Context) error {
-	reader, err := s.reader(ctx, 1)
+	latest, err := s.reader(ctx, jetstream.ConsumerConfig{DeliverPolicy: jetstream.DeliverByStartTimePolicy, OptStartTime: new(s.cfg.Now().Add(-scanLatest))})
 	if err != nil {
 		return err
 	}
 	var scanning sync.WaitGroup
 	defer scanning.Wait()
-	scanning.Go(func() { s.scanOnAndOn(ctx, reader) })
+	scanning.Go(func() {
+		_, err := s.scan(ctx, latest, 1, s.watch) // it is read again with all else
+		s.interrupted(ctx, err)
+		s.scanOnAndOn(ctx)
+	})
 	tick := time.NewTicker(s.cfg.Every)
 	defer tick.Stop()
 	for {
@@ -123,12 +130,11 @@ func (s *Sweeper) Run(ctx context.Context) error {
 	}
 }
 
-// reader returns a consumer of the headers of the journal.
-func (s *Sweeper) reader(ctx context.Context, from uint64) (jetstream.Consumer, error) {
-	reader, err := s.js.CreateConsumer(ctx, recourse.StreamJournal, jetstream.ConsumerConfig{
-		DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: from, AckPolicy: jetstream.AckNonePolicy,
-		HeadersOnly: true, MemoryStorage: true, Replicas: 1, InactiveThreshold: scanIdle,
-	})
+// reader returns a consumer of the headers of the journal, of which only where it starts is given.
+func (s *Sweeper) reader(ctx context.Context, start jetstream.ConsumerConfig) (jetstream.Consumer, error) {
+	start.AckPolicy, start.HeadersOnly = jetstream.AckNonePolicy, true
+	start.MemoryStorage, start.Replicas, start.InactiveThreshold = true, 1, scanIdle
+	reader, err := s.js.CreateConsumer(ctx, recourse.StreamJournal, start)
 	if err != nil {
 		return nil, fmt.Errorf("sweeper: %w", err)
 	}
@@ -136,23 +142,20 @@ func (s *Sweeper) reader(ctx context.Context, from uint64) (jetstream.Consumer, 
 }
 
 // scanOnAndOn reads the journal now and again. What interrupts a reading is tried again from there.
-func (s *Sweeper) scanOnAndOn(ctx context.Context, reader jetstream.Consumer) {
+func (s *Sweeper) scanOnAndOn(ctx context.Context) {
 	from := uint64(1)
 	for {
-		var err error
-		if reader == nil {
-			reader, err = s.reader(ctx, from)
-		}
+		reader, err := s.reader(ctx, jetstream.ConsumerConfig{DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: from})
 		if err == nil {
-			from, err = s.scan(ctx, reader, from)
+			from, err = s.scan(ctx, reader, from, s.follow)
 		}
-		reader = nil
-		pause := s.cfg.Rescan/2 + rand.N(s.cfg.Rescan)
-		if err != nil {
-			if ctx.Err() == nil {
-				s.cfg.Log.Warn("reading the journal for lost waits was interrupted", zap.Uint64("sequence", from), zap.Error(err))
+		pause := s.cfg.Every
+		if !s.interrupted(ctx, err) {
+			pause = s.cfg.Rescan/2 + rand.N(s.cfg.Rescan)
+			from = 1
+			if s.readAll != nil {
+				s.readAll()
 			}
-			pause = s.cfg.Every
 		}
 		if !sleep(ctx, pause) {
 			return
@@ -160,8 +163,16 @@ func (s *Sweeper) scanOnAndOn(ctx context.Context, reader jetstream.Consumer) {
 	}
 }
 
-// scan reads the journal to its end. It returns where the next reading begins: at the beginning, or after an error where this one came to.
-func (s *Sweeper) scan(ctx context.Context, reader jetstream.Consumer, from uint64) (next uint64, err error) {
+// interrupted says whether a reading ended before the end of the journal, and logs why.
+func (s *Sweeper) interrupted(ctx context.Context, err error) bool {
+	if err != nil && ctx.Err() == nil {
+		s.cfg.Log.Warn("reading the journal for lost waits was interrupted", zap.Error(err))
+	}
+	return err != nil
+}
+
+// scan reads the journal to its end. It returns up to where it came, so that what interrupts it costs nothing twice.
+func (s *Sweeper) scan(ctx context.Context, reader jetstream.Consumer, from uint64, visit func(recourse.Subject, nats.Header)) (next uint64, err error) {
 	for left := reader.CachedInfo().NumPending; left > 0; {
 		batch, err := reader.FetchNoWait(scanBatch)
 		if err != nil {
@@ -173,7 +184,9 @@ func (s *Sweeper) scan(ctx context.Context, reader jetstream.Consumer, from uint
 			if err != nil {
 				return from, err
 			}
-			s.follow(msg)
+			if subject, err := recourse.ParseSubject(msg.Subject()); err == nil { // as are all in the journal
+				visit(subject, msg.Headers())
+			}
 			came, from, left = true, meta.Sequence.Stream+1, meta.NumPending
 		}
 		if err := batch.Error(); err != nil {
@@ -190,10 +203,7 @@ func (s *Sweeper) scan(ctx context.Context, reader jetstream.Consumer, from uint
 			return from, ctx.Err()
 		}
 	}
-	if s.readAll != nil {
-		s.readAll()
-	}
-	return 1, nil
+	return from, nil
 }
 
 // sleep waits, and reports whether ctx has not ended.
@@ -208,16 +218,16 @@ func sleep(ctx context.Context, d time.Duration) bool {
 	}
 }
 
-// follow notes what a record waits for and forgets what it ends.
-func (s *Sweeper) follow(msg jetstream.Msg) {
-	subject, err := recourse.ParseSubject(msg.Subject())
-	if err != nil {
-		return // cannot come from the journal: its subjects have this form
-	}
-	h := msg.Headers()
+// follow is watch, for whoever observes the reading too.
+func (s *Sweeper) follow(subject recourse.Subject, h nats.Header) {
 	if s.read != nil {
 		s.read(subject, h)
 	}
+	s.watch(subject, h)
+}
+
+// watch notes what a record waits for and forgets what it ends.
+func (s *Sweeper) watch(subject recourse.Subject, h nats.Header) {
 	if ends, err := strconv.ParseUint(h.Get(recourse.HeaderEnds), 10, 64); err == nil {
 		s.forget(subject.Prefix, ends)
 	}

@@ -12,7 +12,6 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/recourse-dev/recourse"
-	"github.com/recourse-dev/recourse/internal/batch"
 	"github.com/recourse-dev/recourse/internal/puback"
 )
 
@@ -30,27 +29,17 @@ const storeWithin = 5 * time.Second
 
 // Timers arms and cancels waits. It is safe for concurrent use.
 type Timers struct {
-	publisher *batch.Publisher
-	sweeper   *Sweeper // watches what is armed; nil where there is none
-}
-
-// Config sets up [Timers].
-type Config struct {
-	// Batch arms many waits in one atomic batch where many are to be armed at once; see the journal's setting of that name.
-	Batch bool
+	stored  *puback.Publisher
+	sweeper *Sweeper // watches what is armed; nil where there is none
 }
 
 // New returns the timers of a connection. The stream must exist.
-func New(nc *nats.Conn, cfg Config) (*Timers, error) {
+func New(nc *nats.Conn) (*Timers, error) {
 	stored, err := puback.New(nc, storeWithin)
 	if err != nil {
 		return nil, fmt.Errorf("timers: %w", err)
 	}
-	publisher := batch.Singly(stored)
-	if cfg.Batch {
-		publisher = batch.New(nc, stored)
-	}
-	return &Timers{publisher: publisher}, nil
+	return &Timers{stored: stored}, nil
 }
 
 // Arm schedules the due message of a wait and returns when it is stored. Arming again replaces the schedule: there is one per wait. A
@@ -88,6 +77,6 @@ func (t *Timers) publish(ctx context.Context, subject string, header nats.Header
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	_, err := t.publisher.Publish(ctx, subject, &nats.Msg{Subject: subject, Header: header})
+	_, err := t.stored.Publish(ctx, &nats.Msg{Subject: subject, Header: header})
 	return err
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"sync"
 	"testing"
@@ -65,7 +66,7 @@ func newBench(t *testing.T) *bench {
 	if _, err := broker.Provision(t.Context(), b.js, broker.ModeCreate, broker.ProvisionConfig{}); err != nil {
 		t.Fatal(err)
 	}
-	if b.timers, err = New(b.nc, Config{}); err != nil {
+	if b.timers, err = New(b.nc); err != nil {
 		t.Fatal(err)
 	}
 	c, err := b.js.Consumer(t.Context(), recourse.StreamTimers, broker.ConsumerDue)
@@ -279,6 +280,8 @@ func TestSweeper(t *testing.T) {
 	}
 	b.record(t, recourse.FamilyCommand, "retry", 5, time.Time{}, 1)
 	l.end(1)
+	all := make(chan struct{})
+	s.Observe(nil, func() { close(all) })
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
 	go func() { ended <- s.Run(ctx) }()
@@ -288,6 +291,11 @@ func TestSweeper(t *testing.T) {
 			t.Error(err)
 		}
 	}()
+	select {
+	case <-all:
+	case <-time.After(patience):
+		t.Fatal("the journal was not read")
+	}
 	knows := func(n int) {
 		t.Helper()
 		deadline := time.Now().Add(patience)
@@ -378,12 +386,12 @@ func TestScan(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var read, readAll int
+	read := 0
 	s.Observe(func(subject recourse.Subject, header nats.Header) {
 		if read++; subject.Prefix != ref.Prefix() || header.Get(recourse.HeaderVersion) != strconv.Itoa(read) {
 			t.Errorf("record %d: %v %v", read, subject, header)
 		}
-	}, func() { readAll++ })
+	}, nil)
 	const n = 2*scanBatch + 7
 	for version := range uint64(n) {
 		b.record(t, recourse.FamilyDecision, recourse.KindRetryScheduled, version+1, time.Now(), 0)
@@ -393,19 +401,56 @@ func TestScan(t *testing.T) {
 	for _, c := range []struct {
 		from, next uint64
 		knows      int
-		readAll    int
 		ctx        context.Context
-	}{{1, scanBatch + 1, scanBatch, 0, ctx}, {scanBatch + 1, 1, n, 1, t.Context()}, {n + 1, 1, n, 2, t.Context()}} {
-		reader, err := s.reader(t.Context(), c.from)
+	}{{1, scanBatch + 1, scanBatch, ctx}, {scanBatch + 1, n + 1, n, t.Context()}, {n + 1, n + 1, n, t.Context()}} {
+		reader, err := s.reader(t.Context(), jetstream.ConsumerConfig{DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: c.from})
 		if err != nil {
 			t.Fatal(err)
 		}
-		if next, _ := s.scan(c.ctx, reader, c.from); next != c.next || s.knows() != c.knows {
+		if next, err := s.scan(c.ctx, reader, c.from, s.follow); !errors.Is(err, c.ctx.Err()) || next != c.next || s.knows() != c.knows {
 			t.Errorf("from %d: next %d, knows %d; want %d, %d", c.from, next, s.knows(), c.next, c.knows)
 		}
-		if read != c.knows || readAll != c.readAll {
-			t.Errorf("from %d: %d records were told, and %d times that it was all; want %d, %d", c.from, read, readAll, c.knows, c.readAll)
+		if read != c.knows {
+			t.Errorf("from %d: %d records were told, want %d", c.from, read, c.knows)
 		}
+	}
+}
+
+// TestLatestFirst: a sweeper that starts knows of the waits of the last minutes before it reads all others, and tells of each once.
+func TestLatestFirst(t *testing.T) {
+	b := newBench(t)
+	var versions []string
+	var known int
+	all := make(chan struct{})
+	due := time.Now().Add(time.Hour)
+	b.record(t, recourse.FamilyDecision, recourse.KindRetryScheduled, 1, due, 0)
+	after := time.Now()
+	b.record(t, recourse.FamilyDecision, recourse.KindRetryScheduled, 2, due, 0)
+	l := &ledger{waits: map[uint64]time.Time{}}
+	s, err := NewSweeper(b.nc, b.timers, l.pending, SweeperConfig{Now: func() time.Time { return after.Add(scanLatest) }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Observe(func(_ recourse.Subject, header nats.Header) {
+		if len(versions) == 0 {
+			known = s.knows()
+		}
+		versions = append(versions, header.Get(recourse.HeaderVersion))
+	}, sync.OnceFunc(func() { close(all) }))
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- s.Run(ctx) }()
+	select {
+	case <-all:
+	case <-time.After(patience):
+		t.Error("the journal was not read")
+	}
+	cancel()
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+	if known != 1 || s.knows() != 2 || !slices.Equal(versions, []string{"1", "2"}) {
+		t.Errorf("it knew of %d waits before it read all, then of %d, and told of %v; want 1, 2, 1 and 2", known, s.knows(), versions)
 	}
 }
 
