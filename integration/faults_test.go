@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -317,6 +318,75 @@ func loseHalf(t *testing.T, dir, stream string) {
 	info := must(os.Stat(last))(t)
 	if err := os.Truncate(last, info.Size()/2); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// TestHandOver: of two workers each handles what it has handled before, whoever receives it, until one of them is killed with kill -9 and
+// another stops.
+func TestHandOver(t *testing.T) {
+	t.Parallel()
+	s, e := spawned(t)
+	const account, executions, inputs, waves = "handed", 100, 100 + 1, 4
+	ref := e.ref(account, "p", "ex")
+	e.register(t, ref, pipelineYAML(`[`+on("AllErrors", `{type: Ignore}`)+`]`))
+	first, second := e.spawnWorker(t, s.url), e.spawnWorker(t, s.url)
+	both := []*process{first, second}
+	wave := 0
+	report := func() {
+		e.load(t, ref, wave*executions, (wave+1)*executions) // a node of each
+		// The server deals messages out in turns: after one more, each execution comes to the other worker.
+		e.fail(t, e.ref(account, "p", fmt.Sprintf("odd-%d", wave)), "s/a", 1, recourse.Timeout)
+		wave++
+	}
+	for range waves {
+		report()
+		eventually(t, "the wave is decided", func() bool { return stored(t, e) == uint64(wave*inputs) && unsettled(t, e.js) == 0 })
+	}
+	decided := make(map[string]map[*process]int) // by execution and worker
+	eventually(t, "both logs are written", func() bool {
+		clear(decided)
+		lines := 0
+		for _, w := range both {
+			for _, found := range regexp.MustCompile(`"msg":"decided","execution":"([^"]+)"`).FindAllStringSubmatch(w.log.String(), -1) {
+				if decided[found[1]] == nil {
+					decided[found[1]] = make(map[*process]int)
+				}
+				decided[found[1]][w]++
+				lines++
+			}
+		}
+		return lines == waves*inputs
+	})
+	shared, by := 0, make(map[*process]int)
+	for _, workers := range decided {
+		if len(workers) > 1 {
+			shared++
+		}
+		for w, n := range workers {
+			by[w] += n
+		}
+	}
+	if len(decided) != executions+waves || shared > executions/4 || by[first] == 0 || by[second] == 0 {
+		t.Errorf("%d executions, %d of them handled by both workers; by the first %d, by the second %d", len(decided), shared, by[first], by[second])
+	}
+
+	report()
+	first.kill() // with what it has in hand, and what is on the way to it
+	report()
+	eventually(t, "decided without the one that was killed", func() bool { return stored(t, e) == uint64(wave*inputs) && unsettled(t, e.js) == 0 })
+	third := e.spawnWorker(t, s.url)
+	report()
+	_ = second.Process.Signal(syscall.SIGTERM)
+	if code := second.exit(t, patience); code != 0 {
+		t.Errorf("exit code %d, want 0", code)
+	}
+	report()
+	if h := checkJournal(t, e.js); len(h.Journal) != wave*inputs {
+		t.Errorf("%d records, want %d", len(h.Journal), wave*inputs)
+	}
+	checkSettled(t, e.js)
+	if !strings.Contains(third.log.String(), `"msg":"decided"`) {
+		t.Error("the third worker decided nothing")
 	}
 }
 

@@ -90,6 +90,7 @@ type options struct {
 	monitorURL string
 	semantics  recourse.Semantics
 	batches    worker.Batches
+	handOver   bool
 	lanes      int
 	prefetch   int
 	stopWithin time.Duration
@@ -130,6 +131,7 @@ func (o *options) register(f *pflag.FlagSet) {
 	f.StringVar(&o.monitorURL, "monitor-url", "", "monitoring endpoint of the server, http://host:8222; tells its sync mode")
 	f.TextVar(&o.semantics, "semantics", o.semantics, "documented or engine, where they disagree")
 	f.TextVar(&o.batches, "batches", o.batches, "decisions stored many at once: auto (where the server is known to sync always on one replica), on or off")
+	f.BoolVar(&o.handOver, "hand-over", true, "hand inputs to the worker that handles their execution, where there are several")
 	f.IntVar(&o.lanes, "lanes", 0, "inputs handled at once (default 256)")
 	f.IntVar(&o.prefetch, "prefetch", 0, "messages of each stream that wait in the worker (default 1024)")
 	f.DurationVar(&o.stopWithin, "stop-within", 20*time.Second, "how long a stop may take to finish what is in hand")
@@ -155,6 +157,7 @@ func (o *options) config(getenv func(string) string) (worker.Config, error) {
 		MonitorURL: o.monitorURL,
 		Semantics:  o.semantics,
 		Batches:    o.batches,
+		Alone:      !o.handOver,
 		StopWithin: o.stopWithin,
 		Log:        log,
 		Pprof:      o.pprof, DelayedRetry: o.delayed,

@@ -56,7 +56,7 @@ func TestPrecedence(t *testing.T) {
 	env := environment{
 		"RECOURSE_CONFIG": config, "RECOURSE_LANES": "2", "RECOURSE_PREFETCH": "2", "RECOURSE_SERVER": "nats://env:4222", "RECOURSE_ADMIN_LISTEN": "env:1",
 		"NATS_URL": "nats://nats-command:4222", "NATS_CREDS": "/env.creds", "RECOURSE_SWEEP_GRACE": "",
-		"RECOURSE_DELAYED_RETRY": "parent", "RECOURSE_PPROF": "true", "RECOURSE_BATCHES": "off",
+		"RECOURSE_DELAYED_RETRY": "parent", "RECOURSE_PPROF": "true", "RECOURSE_BATCHES": "off", "RECOURSE_HAND_OVER": "false",
 	}
 	cfg, err := settings(t, env, "--lanes", "3", "--admin-listen=flag:1")
 	if err != nil {
@@ -80,6 +80,7 @@ func TestPrecedence(t *testing.T) {
 		{"how traces hang together", cfg.DelayedRetry, telemetry.ParentDelayed},
 		{"profiles", cfg.Pprof, true},
 		{"batches", cfg.Batches, worker.BatchesOff},
+		{"what another worker handles", cfg.Alone, true},
 	} {
 		if tc.got != tc.want {
 			t.Errorf("%s: %v, want %v", tc.name, tc.got, tc.want)

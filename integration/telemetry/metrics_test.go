@@ -22,6 +22,7 @@ var documented = []struct{ otel, prometheus, unit, labels string }{
 	{"recourse.event.age", "recourse_event_age_seconds_count", "s", "recourse_input"},
 	{"recourse.retry.lateness", "recourse_retry_lateness_seconds_count", "s", "recourse_wait_kind"},
 	{"recourse.inputs.unrecorded", "recourse_inputs_unrecorded_total", "{input}", "recourse_result"},
+	{"recourse.inputs.handed_over", "recourse_inputs_handed_over_total", "{input}", ""},
 	{"recourse.rejected", "recourse_rejected_total", "{input}", "recourse_reason"},
 	{"recourse.waits", "recourse_waits", "{wait}", ""},
 	{"recourse.interventions.open", "recourse_interventions_open", "{intervention}", ""},

@@ -46,8 +46,17 @@ type Pipelines interface {
 	Pipeline(ctx context.Context, ref recourse.Ref, pinned uint64) (decide.Pipeline, error)
 }
 
+// Peers are the other workers; see internal/peers. As a source they deliver what they hand over.
+type Peers interface {
+	Source
+	Claim(prefix string)
+	HandOver(msg jetstream.Msg, prefix string) bool
+}
+
 // Config sets up a [Consumer].
 type Config struct {
+	// Peers are told which executions are handled here, and are handed what belongs to those that they handle; nil means none.
+	Peers Peers
 	// Lanes is how many inputs are handled at once; 0 means 256. The inputs of one execution share a lane.
 	Lanes int
 	// Prefetch is how many messages of each stream wait in the worker; 0 means 1,024.
@@ -87,7 +96,8 @@ type item struct {
 	subject  recourse.Subject
 	metadata *jetstream.MsgMetadata
 	received time.Time
-	*lane    // that handles it
+	handed   bool // by another worker, so it stays
+	*lane         // that handles it
 }
 
 // New returns a consumer that is not running.
@@ -135,8 +145,15 @@ func (c *Consumer) Run(ctx, finish context.Context, sources ...Source) error {
 	var pulls sync.WaitGroup
 	for _, source := range sources {
 		pulls.Go(func() {
-			if err := c.pull(ctx, source); err != nil {
+			if err := c.pull(ctx, source, false); err != nil {
 				cancel(err) // one source gone ends the others: a worker that does half its work looks healthy and is not
+			}
+		})
+	}
+	if c.cfg.Peers != nil {
+		pulls.Go(func() {
+			if err := c.pull(ctx, c.cfg.Peers, true); err != nil {
+				cancel(err)
 			}
 		})
 	}
@@ -154,7 +171,7 @@ func (c *Consumer) Run(ctx, finish context.Context, sources ...Source) error {
 }
 
 // pull hands the messages of one source to the lanes until ctx ends, and then those that have arrived: they need not wait to be delivered again.
-func (c *Consumer) pull(ctx context.Context, source Source) error {
+func (c *Consumer) pull(ctx context.Context, source Source, handed bool) error {
 	messages, err := source.Pull(c.cfg.Prefetch)
 	if err != nil {
 		return fmt.Errorf("pull: %w", err)
@@ -165,7 +182,7 @@ func (c *Consumer) pull(ctx context.Context, source Source) error {
 		msg, err := messages.Next()
 		switch {
 		case err == nil:
-			c.dispatch(msg)
+			c.dispatch(msg, handed)
 		case errors.Is(err, jetstream.ErrMsgIteratorClosed):
 			return nil
 		case errors.Is(err, jetstream.ErrConsumerDeleted), errors.Is(err, jetstream.ErrConsumerNotFound), errors.Is(err, jetstream.ErrStreamNotFound):
@@ -179,8 +196,8 @@ func (c *Consumer) pull(ctx context.Context, source Source) error {
 }
 
 // dispatch puts a message on the lane of its execution. It blocks while the lane is full, which holds back the pull.
-func (c *Consumer) dispatch(msg jetstream.Msg) {
-	it := &item{msg: msg, received: c.cfg.Now()}
+func (c *Consumer) dispatch(msg jetstream.Msg, handed bool) {
+	it := &item{msg: msg, received: c.cfg.Now(), handed: handed}
 	var err error
 	if it.metadata, err = msg.Metadata(); err != nil {
 		c.telemetry.Log.Error("a message without JetStream metadata was dropped", zap.String("subject", msg.Subject()), zap.Error(err))
@@ -192,6 +209,9 @@ func (c *Consumer) dispatch(msg jetstream.Msg) {
 		c.unsettled(it, msg.Term())
 		return
 	}
+	if c.cfg.Peers != nil {
+		c.cfg.Peers.Claim(it.subject.Prefix) // now, so that others know by the time they come to what follows on it
+	}
 	c.inHand.add(it)
 	it.lane = c.lanes[maphash.String(c.seed, it.subject.Prefix)%uint64(len(c.lanes))]
 	it.lane.items <- it
@@ -202,6 +222,9 @@ func (c *Consumer) handle(ctx context.Context, it *item) {
 	defer c.inHand.remove(it)
 	if ctx.Err() != nil {
 		return // not finished in time: delivered again
+	}
+	if c.handOver(ctx, it) {
+		return
 	}
 	ctx = c.telemetry.Received(ctx, &it.told, telemetry.Message{Msg: it.msg, Subject: it.subject, Metadata: it.metadata, Received: it.received})
 	defer it.told.End()
@@ -229,6 +252,16 @@ func (c *Consumer) handle(ctx context.Context, it *item) {
 		return
 	}
 	c.ack(ctx, it)
+}
+
+// handOver hands a message to the worker that handles its execution, where that is another. What was delivered before stays: whatever
+// became of it then, it does not go round in circles.
+func (c *Consumer) handOver(ctx context.Context, it *item) bool {
+	if c.cfg.Peers == nil || it.handed || it.metadata.NumDelivered > 1 || !c.cfg.Peers.HandOver(it.msg, it.subject.Prefix) {
+		return false
+	}
+	c.telemetry.HandedOver(ctx)
+	return true
 }
 
 func (c *Consumer) reject(ctx context.Context, it *item, why *recourse.DecodeError) {

@@ -80,8 +80,15 @@ type feed struct {
 }
 
 func newFeed(b *testing.B) *feed {
-	f := &feed{left: b.N}
-	for i := range 4096 { // executions, enough for all lanes
+	f := feedOf(b, 4096) // executions, enough for all lanes
+	f.left = b.N
+	return f
+}
+
+// feedOf delivers a first failure of each of n executions.
+func feedOf(tb testing.TB, n int) *feed {
+	f := &feed{left: n}
+	for i := range n {
 		failure := &recourse.Failure{
 			Ref:  recourse.Ref{Account: "acme", Org: "default", Project: "shop", Pipeline: "deploy", Execution: fmt.Sprintf("ex-%d", i)},
 			Node: recourse.Node{Path: "s/a"}, Attempt: 1, Errors: recourse.ErrorTypesOf(recourse.Timeout), At: time.Unix(1, 0).UTC(),
@@ -89,9 +96,9 @@ func newFeed(b *testing.B) *feed {
 		}
 		body, err := recourse.Encode(failure)
 		if err != nil {
-			b.Fatal(err)
+			tb.Fatal(err)
 		}
-		f.messages = append(f.messages, &fed{feed: f, subject: failure.Subject(recourse.FamilyFailure, "delegate"), body: body})
+		f.messages = append(f.messages, &fed{feed: f, subject: failure.Subject(recourse.FamilyFailure, "delegate"), body: body, delivered: 1})
 	}
 	return f
 }
@@ -114,13 +121,14 @@ func (f *feed) Stop() {}
 // fed is a message of a feed. What is not here is not asked for.
 type fed struct {
 	jetstream.Msg
-	feed    *feed
-	subject string
-	body    []byte
+	feed      *feed
+	subject   string
+	body      []byte
+	delivered uint64 // times
 }
 
 func (m *fed) Metadata() (*jetstream.MsgMetadata, error) {
-	return &jetstream.MsgMetadata{Sequence: jetstream.SequencePair{Stream: 1, Consumer: 1}, NumDelivered: 1, Timestamp: time.Now(), Stream: recourse.StreamInbox}, nil
+	return &jetstream.MsgMetadata{Sequence: jetstream.SequencePair{Stream: 1, Consumer: 1}, NumDelivered: m.delivered, Timestamp: time.Now(), Stream: recourse.StreamInbox}, nil
 }
 func (m *fed) Data() []byte         { return m.body }
 func (m *fed) Headers() nats.Header { return nil }

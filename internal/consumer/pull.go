@@ -183,7 +183,7 @@ func (p *pull) ask() bool {
 func (p *pull) take(msg *nats.Msg) (jetstream.Msg, error) {
 	if msg.Reply != "" {
 		p.asked = max(p.asked-1, 0)
-		return &message{nc: p.nc, msg: msg}, nil
+		return Delivered(p.nc, msg), nil
 	}
 	status, description := msg.Header.Get("Status"), msg.Header.Get("Description")
 	switch status {
@@ -215,6 +215,9 @@ func (p *pull) interrupted(err error) error {
 	}
 	return err
 }
+
+// Delivered returns a message that was delivered to somebody, whom it names as its reply subject, for whoever handles it.
+func Delivered(nc *nats.Conn, msg *nats.Msg) jetstream.Msg { return &message{nc, msg} }
 
 // message is a stored message as it was delivered.
 type message struct {

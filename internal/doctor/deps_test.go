@@ -14,5 +14,6 @@ func TestImports(t *testing.T) {
 		"github.com/recourse-dev/recourse",
 		"github.com/recourse-dev/recourse/client",
 		"github.com/recourse-dev/recourse/internal/broker",
+		"github.com/recourse-dev/recourse/internal/peers",
 	)
 }

@@ -20,6 +20,7 @@ import (
 
 	"github.com/recourse-dev/recourse"
 	"github.com/recourse-dev/recourse/internal/broker"
+	"github.com/recourse-dev/recourse/internal/peers"
 )
 
 // patience bounds whatever a test waits for.
@@ -203,12 +204,12 @@ func TestNothingIsLeftBehind(t *testing.T) {
 	if after := s.state(); after != before {
 		t.Errorf("before\n%s\nafter\n%s", before, after)
 	}
-	for { // what is tried is no message of anybody: its execution has no id
+	for { // what is tried is no message of anybody: its execution has no id, and workers listen to no header
 		msg, err := seen.NextMsg(10 * time.Millisecond)
 		if err != nil {
 			break
 		}
-		if !strings.Contains(msg.Subject, ".=.=.=.=.") {
+		if !strings.Contains(msg.Subject, ".=.=.=.=.") && (msg.Subject != peers.SubjectClaims || len(msg.Header) == 0) && msg.Subject != literal(peers.SubjectInputs) {
 			t.Errorf("published on %s", msg.Subject)
 		}
 	}

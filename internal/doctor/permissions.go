@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/recourse-dev/recourse"
+	"github.com/recourse-dev/recourse/internal/peers"
 )
 
 // Role is what somebody does with Recourse; deploy/nats/accounts.conf has a user for each. The zero value means not set.
@@ -59,8 +60,13 @@ const (
 	whySettle = "to settle messages"
 )
 
-// pauses are what a worker listens to, to count the interventions that are open.
-var pauses = recourse.FilterDetail(recourse.FamilyCommand, recourse.VerbPause.String())
+// listens are what a worker listens to, and what it lacks where it may not. It works without.
+var listens = []struct{ subject, without string }{
+	{recourse.FilterDetail(recourse.FamilyCommand, recourse.VerbPause.String()),
+		"what other workers pause it counts as open only when it reads the journal again, up to an hour and a half later"},
+	{peers.SubjectClaims, "it does not know what other workers handle, and decides again what it could have handed over"},
+	{peers.SubjectInputs, "other workers cannot hand it what belongs to it, and decide again what they could have handed over"},
+}
 
 var readsJournal = []need{
 	{"$JS.API.STREAM.INFO.RECOURSE_JOURNAL", why},
@@ -110,6 +116,8 @@ var needs = map[Role][]need{
 		{"recourse.A.*.*.*.*.timer.*", "to arm waits"},
 		{"recourse.A.*.*.*.*.due.*", "to cancel waits"},
 		{"recourse.A.*.*.*.*.rejected.*", "to put aside inputs nobody can decide"},
+		{peers.SubjectClaims, "to tell other workers what it handles"},
+		{peers.SubjectInputs, "to hand over what other workers handle"},
 		{"$JS.API.CONSUMER.MSG.NEXT.RECOURSE_INBOX.recourse-worker", "to receive inputs"},
 		{"$JS.API.CONSUMER.MSG.NEXT.RECOURSE_TIMERS.recourse-due", "to receive waits that came due"},
 		{"$JS.ACK.RECOURSE_INBOX.recourse-worker.>", whySettle},
@@ -216,14 +224,19 @@ func (e *examination) permissions(ctx context.Context) {
 		e.fail(check, "allow it for this user as deploy/nats/accounts.conf does"+e.hint(n), "may not publish on %s, which it needs %s", n.subject, n.why)
 	}
 	if e.Role == Worker {
-		hears, err := e.maySubscribe(ctx, pauses)
-		if err != nil {
-			e.dead(check, err)
-			return
+		deaf := false
+		for _, l := range listens {
+			hears, err := e.maySubscribe(ctx, l.subject)
+			if err != nil {
+				e.dead(check, err)
+				return
+			}
+			if !hears {
+				e.warn(check, "allow it for this user as deploy/nats/accounts.conf does", "may not subscribe to %s: %s", l.subject, l.without)
+				deaf = true
+			}
 		}
-		if !hears {
-			e.warn(check, "allow it for this user as deploy/nats/accounts.conf does",
-				"may not subscribe to %s: what other workers pause it counts as open only when it reads the journal again, up to an hour and a half later", pauses)
+		if deaf {
 			return
 		}
 	}

@@ -82,6 +82,13 @@ func (t *Telemetry) Observe(from Sources) error {
 	return err
 }
 
+// HandedOver counts an input that was handed to the worker that handles its execution, which tells the rest.
+func (t *Telemetry) HandedOver(ctx context.Context) {
+	if t.metrics != nil {
+		t.metrics.handedOver.Add(ctx, 1)
+	}
+}
+
 // Rearmed tells of an overdue wait that was armed again.
 func (t *Telemetry) Rearmed() {
 	if t.metrics != nil {

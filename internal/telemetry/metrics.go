@@ -41,6 +41,7 @@ type instruments struct {
 	rejectedTotal   metric.Int64Counter
 	conflicts       metric.Int64Counter
 	rearmed         metric.Int64Counter
+	handedOver      metric.Int64Counter
 	errors          cicdconv.SystemErrors
 
 	byDecision [maxActions][maxReasons][maxLevels]atomic.Pointer[[]metric.AddOption]
@@ -87,6 +88,7 @@ func newInstruments(meter metric.Meter) (*instruments, error) {
 	m.rejectedTotal = b.counter("recourse.rejected", "{input}", "Inputs that nobody can decide.")
 	m.conflicts = b.counter("recourse.conflicts", "{append}", "Appends that were decided again.")
 	m.rearmed = b.counter("recourse.waits.rearmed", "{wait}", "Overdue waits that were armed again.")
+	m.handedOver = b.counter("recourse.inputs.handed_over", "{input}", "Inputs handed to the worker that handles their execution.")
 	if b.err == nil {
 		m.errors, b.err = cicdconv.NewSystemErrors(meter)
 	}
@@ -100,6 +102,7 @@ func newInstruments(meter metric.Meter) (*instruments, error) {
 func (m *instruments) begin() {
 	ctx := context.Background()
 	m.rearmed.Add(ctx, 0)
+	m.handedOver.Add(ctx, 0)
 	for _, options := range m.byResult {
 		m.unrecordedTotal.Add(ctx, 0, options...)
 	}

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -16,6 +17,7 @@ import (
 	"github.com/recourse-dev/recourse/client"
 	"github.com/recourse-dev/recourse/internal/broker"
 	"github.com/recourse-dev/recourse/internal/consumer"
+	"github.com/recourse-dev/recourse/internal/peers"
 	"github.com/recourse-dev/recourse/internal/publish"
 	"github.com/recourse-dev/recourse/internal/registry"
 	"github.com/recourse-dev/recourse/internal/retry/timer"
@@ -45,6 +47,8 @@ type Config struct {
 	Pprof bool
 	// DelayedRetry is how traces hang together across waits. What is exported at all the OTEL_* variables say.
 	DelayedRetry telemetry.DelayedRetry
+	// Alone has the worker handle whatever it receives, where it would hand inputs to the worker that handles their execution.
+	Alone bool
 	// Batches is whether records of many executions are appended in one atomic batch; zero means auto.
 	Batches Batches
 	// Consumer, Journal and Sweeper set up the parts; zero values mean their defaults.
@@ -120,7 +124,8 @@ type worker struct {
 	consumer  *consumer.Consumer
 	sweeper   *timer.Sweeper
 	sources   []consumer.Source
-	durables  []jetstream.Consumer // behind the sources, in their order
+	durables  []jetstream.Consumer        // behind the sources, in their order
+	peers     atomic.Pointer[peers.Peers] // nil where it does not speak with others
 	journal   *publish.Journal
 	observed  *telemetry.Interventions // nil where nobody counts them
 }
@@ -164,8 +169,12 @@ func (w *worker) connect(ctx context.Context, fail context.CancelCauseFunc) (err
 			w.log("nats").Info("connected again", zap.String("url", nc.ConnectedUrlRedacted()))
 		}),
 		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) {
-			if !isProbe(err) { // readiness asks what is permitted, and says it itself
-				w.log("nats").Warn("NATS", zap.Error(err))
+			if isProbe(err) { // readiness asks what is permitted, and says it itself
+				return
+			}
+			w.log("nats").Warn("NATS", zap.Error(err))
+			if p := w.peers.Load(); p != nil && peers.Denied(err) {
+				p.Alone()
 			}
 		}),
 	}
@@ -254,6 +263,11 @@ func (w *worker) build(ctx context.Context) error {
 		w.sources, w.durables = append(w.sources, consumer.Durable(w.nc, c)), append(w.durables, c)
 	}
 	w.cfg.Consumer.AckWait = broker.AckWait
+	if !w.cfg.Alone {
+		p := peers.New(w.nc)
+		w.cfg.Consumer.Peers = p
+		w.peers.Store(p)
+	}
 	w.consumer = consumer.New(journal, timers, pipelines, w.tell, w.cfg.Consumer)
 	w.cfg.Sweeper.Log, w.cfg.Sweeper.Rearmed = w.log("sweeper"), w.tell.Rearmed
 	w.journal = journal

@@ -1,0 +1,420 @@
+package peers
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"reflect"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"go.uber.org/goleak"
+
+	"github.com/recourse-dev/recourse"
+	"github.com/recourse-dev/recourse/internal/broker"
+	"github.com/recourse-dev/recourse/internal/consumer"
+	"github.com/recourse-dev/recourse/internal/deps"
+)
+
+func TestMain(m *testing.M) {
+	// The embedded server looks at the machine once in a while for as long as the process lives.
+	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("github.com/nats-io/nats-server/v2/server/pse.periodic"))
+}
+
+// TestImports holds the package to its imports: it hands over what a consumer handles, and looks into nothing.
+func TestImports(t *testing.T) { deps.Module(t, "github.com/recourse-dev/recourse/internal/consumer") }
+
+// patience is how long a test waits for what must happen; it is not what it takes.
+const patience = time.Minute
+
+const prefix = "recourse.acme.default.shop.deploy.ex42"
+
+func startServer(t *testing.T) string {
+	t.Helper()
+	server, err := broker.StartEmbedded(broker.EmbeddedConfig{Dir: t.TempDir(), Listen: "127.0.0.1:0", Sync: broker.SyncInterval})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), patience)
+		defer cancel()
+		if err := server.Shutdown(ctx); err != nil {
+			t.Error(err)
+		}
+	})
+	return server.URL()
+}
+
+// member is a worker with its pull running.
+type member struct {
+	*Peers
+	messages consumer.Messages
+	arrives  chan jetstream.Msg // closed when the pull has ended
+}
+
+// newPeers returns a worker with an id of the test's choice that has not said anything.
+func newPeers(t *testing.T, url string, id uint64) *Peers {
+	t.Helper()
+	nc, err := nats.Connect(url, nats.ReconnectBufSize(-1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(nc.Close)
+	p := New(nc)
+	p.id = id
+	return p
+}
+
+func (p *Peers) run(t *testing.T) *member {
+	t.Helper()
+	messages, err := p.Pull(0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := &member{Peers: p, messages: messages, arrives: make(chan jetstream.Msg, 100)}
+	go func() {
+		defer close(m.arrives)
+		for {
+			msg, err := messages.Next()
+			if err != nil {
+				if !errors.Is(err, jetstream.ErrMsgIteratorClosed) {
+					t.Errorf("next: %v", err)
+				}
+				return
+			}
+			m.arrives <- msg
+		}
+	}()
+	t.Cleanup(func() {
+		messages.Stop()
+		for range m.arrives { // until it is closed
+		}
+	})
+	return m
+}
+
+func (m *member) next(t *testing.T) jetstream.Msg {
+	t.Helper()
+	select {
+	case msg := <-m.arrives:
+		return msg
+	case <-time.After(patience):
+		t.Fatal("nothing arrives")
+		return nil
+	}
+}
+
+// owner is who handles an execution as far as a worker knows: an id, its own included, or 0.
+func (p *Peers) owner(prefix string) uint64 {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	switch o, known := p.owners.get(hash(prefix)); {
+	case !known || o != nil && o.gone:
+		return 0
+	case o == nil:
+		return p.id
+	default:
+		return o.id
+	}
+}
+
+func eventually(t *testing.T, what string, so func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(patience); !so(); <-time.After(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("%s: not within %v", what, patience)
+		}
+	}
+}
+
+// knows waits until all agree on who handles an execution.
+func knows(t *testing.T, prefix string, id uint64, all ...*member) {
+	t.Helper()
+	for _, m := range all {
+		eventually(t, fmt.Sprintf("%d knows that %s is handled by %d", m.id, prefix, id), func() bool { return m.owner(prefix) == id })
+	}
+}
+
+// stored is a message that somebody pulled from a stream.
+func stored(t *testing.T, nc *nats.Conn, header nats.Header) (jetstream.Msg, jetstream.Consumer) {
+	t.Helper()
+	js, err := jetstream.New(nc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := broker.Provision(t.Context(), js, broker.ModeCreate, broker.ProvisionConfig{}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := js.PublishMsg(t.Context(), &nats.Msg{Subject: prefix + ".failure.delegate", Header: header, Data: []byte("{}")}); err != nil {
+		t.Fatal(err)
+	}
+	durable, err := js.Consumer(t.Context(), recourse.StreamInbox, broker.ConsumerInbox)
+	if err != nil {
+		t.Fatal(err)
+	}
+	msg, err := durable.Next(jetstream.FetchMaxWait(patience))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return msg, durable
+}
+
+// TestHandOver: what belongs to another worker arrives there as its stream delivered it, and is settled there.
+func TestHandOver(t *testing.T) {
+	url := startServer(t)
+	a, b := newPeers(t, url, 1).run(t), newPeers(t, url, 2).run(t)
+	for _, header := range []nats.Header{nil, {"traceparent": {"00-1"}, "twice": {"1", "2"}}} {
+		msg, durable := stored(t, b.nc, header)
+		if b.owner(prefix) == 0 && b.HandOver(msg, prefix) {
+			t.Fatal("handed over to nobody")
+		}
+		a.Claim(prefix)
+		knows(t, prefix, 1, a, b)
+		if a.HandOver(msg, prefix) {
+			t.Fatal("handed over by the one who handles it")
+		}
+		b.Claim(prefix) // which it has no claim to
+		if !b.HandOver(msg, prefix) {
+			t.Fatal("not handed over")
+		}
+		got := a.next(t)
+		want, err := msg.Metadata()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if meta, err := got.Metadata(); err != nil || !reflect.DeepEqual(meta, want) {
+			t.Errorf("metadata %+v, %v; want %+v", meta, err, want)
+		}
+		if got.Subject() != msg.Subject() || string(got.Data()) != "{}" || len(got.Headers()) != len(header) {
+			t.Errorf("%s %v %s", got.Subject(), got.Headers(), got.Data())
+		}
+		for name, values := range header {
+			if !reflect.DeepEqual(got.Headers()[name], values) {
+				t.Errorf("%s: %v, want %v", name, got.Headers()[name], values)
+			}
+		}
+		if !reflect.DeepEqual(msg.Headers()[headerReply], []string(nil)) {
+			t.Error("the headers of the message were changed")
+		}
+		if err := got.Ack(); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, "settled", func() bool {
+			info, err := durable.Info(t.Context())
+			return err == nil && info.NumAckPending == 0 && info.AckFloor.Stream == want.Sequence.Stream
+		})
+	}
+}
+
+// TestNobodyReceives: a worker that is gone without a word is not waited for. What was meant for it stays here.
+func TestNobodyReceives(t *testing.T) {
+	url := startServer(t)
+	a, b := newPeers(t, url, 1).run(t), newPeers(t, url, 2).run(t)
+	msg, _ := stored(t, b.nc, nil)
+	a.Claim(prefix)
+	knows(t, prefix, 1, b)
+	a.nc.Close()
+	select {
+	case _, more := <-a.arrives:
+		if more {
+			t.Fatal("it received something")
+		}
+	case <-time.After(patience):
+		t.Fatal("a closed connection does not end the pull")
+	}
+	eventually(t, "the server knows that it is gone", func() bool {
+		_, err := b.nc.Request(inputsOf(1), nil, patience)
+		return errors.Is(err, nats.ErrNoResponders)
+	})
+	if !b.HandOver(msg, prefix) {
+		t.Fatal("not handed over")
+	}
+	if got := b.next(t); got != msg {
+		t.Errorf("back came %v, want the message itself", got)
+	}
+	if b.HandOver(msg, prefix) {
+		t.Error("handed over to a worker that is known to be gone")
+	}
+	b.Claim(prefix)
+	knows(t, prefix, 2, b)
+	if b.back("0") != nil || b.back("x") != nil || b.back("7") != nil {
+		t.Error("a message came back twice, or one that was not sent")
+	}
+}
+
+// TestLeaves: a worker that stops still takes what is on the way, and is handed nothing more.
+func TestLeaves(t *testing.T) {
+	url := startServer(t)
+	a, b := newPeers(t, url, 1).run(t), newPeers(t, url, 2).run(t)
+	msg, _ := stored(t, b.nc, nil)
+	a.Claim(prefix)
+	b.Claim("other")
+	knows(t, prefix, 1, b)
+	knows(t, "other", 2, a)
+	const n = 20
+	for range n {
+		if !b.HandOver(msg, prefix) {
+			t.Fatal("not handed over")
+		}
+	}
+	if err := b.nc.Flush(); err != nil { // they are on the way
+		t.Fatal(err)
+	}
+	a.messages.Stop()
+	a.messages.Stop()
+	if a.HandOver(msg, "other") {
+		t.Error("handed over by a worker that stops")
+	}
+	got := 0
+	for range a.arrives {
+		got++
+	}
+	if got != n {
+		t.Errorf("%d arrived, want %d", got, n)
+	}
+	knows(t, prefix, 0, b)
+	if b.HandOver(msg, prefix) {
+		t.Error("handed over to a worker that has left")
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if len(b.others) != 0 {
+		t.Errorf("others: %v", b.others)
+	}
+}
+
+// TestBothClaim: of two that claim the same before they hear of each other, all agree on one, whoever speaks first.
+func TestBothClaim(t *testing.T) {
+	for _, ids := range [][2]uint64{{1, 2}, {2, 1}} {
+		url := startServer(t)
+		first, second, third := newPeers(t, url, ids[0]), newPeers(t, url, ids[1]), newPeers(t, url, 3)
+		for _, p := range []*Peers{first, second} {
+			p.Claim(prefix)
+		}
+		third.Claim(prefix)
+		a, b, c := first.run(t), second.run(t), third.run(t)
+		knows(t, prefix, 1, a, b, c)
+	}
+}
+
+// TestLost: a worker that took another for gone and claimed what that one handles gives it back when it hears of it again.
+func TestLost(t *testing.T) {
+	url := startServer(t)
+	a, b := newPeers(t, url, 1).run(t), newPeers(t, url, 2).run(t)
+	a.Claim(prefix)
+	knows(t, prefix, 1, b)
+	b.expire(time.Now().Add(goneAfter + time.Second))
+	if id := b.owner(prefix); id != 0 {
+		t.Fatalf("handled by %d, want nobody: it has said nothing for long", id)
+	}
+	b.Claim(prefix)
+	if id := b.owner(prefix); id != 2 {
+		t.Fatalf("handled by %d, want 2", id)
+	}
+	knows(t, prefix, 1, a, b)
+}
+
+// TestNewcomer: who comes later is told all that is handled, also what does not fit into one message.
+func TestNewcomer(t *testing.T) {
+	url := startServer(t)
+	a := newPeers(t, url, 1).run(t)
+	const n = 2*mostClaims + 7
+	for i := range n {
+		a.Claim(fmt.Sprint(i))
+	}
+	b := newPeers(t, url, 2).run(t)
+	for i := range n {
+		knows(t, fmt.Sprint(i), 1, b)
+	}
+}
+
+// TestNotHandedOver: what is too long, and what comes to a worker behind with its work, or with its connection, is handled here.
+func TestNotHandedOver(t *testing.T) {
+	url := startServer(t)
+	a, b := newPeers(t, url, 1).run(t), newPeers(t, url, 2).run(t)
+	msg, _ := stored(t, b.nc, nil)
+	a.Claim(prefix)
+	knows(t, prefix, 1, b)
+	long := consumer.Delivered(b.nc, &nats.Msg{Subject: msg.Subject(), Reply: msg.Reply(), Data: make([]byte, mostBytes+1)})
+	if b.HandOver(long, prefix) {
+		t.Error("a long message was handed over")
+	}
+	b.mu.Lock()
+	b.others[1].queued = mostQueued
+	b.mu.Unlock()
+	if b.HandOver(msg, prefix) {
+		t.Error("handed over to a worker that is behind")
+	}
+	if err := a.say(0, nil); err != nil { // it has nothing waiting
+		t.Fatal(err)
+	}
+	eventually(t, "handed over again", func() bool { return b.HandOver(msg, prefix) })
+	if got := a.next(t); got.Subject() != msg.Subject() {
+		t.Errorf("%s arrived", got.Subject())
+	}
+	b.nc.Close()
+	if b.HandOver(msg, prefix) {
+		t.Error("handed over without a connection")
+	}
+}
+
+// TestHear: what is no claim is ignored.
+func TestHear(t *testing.T) {
+	p := newPeers(t, startServer(t), 5)
+	claim := func(id uint64, flags byte, rest ...byte) *nats.Msg {
+		return &nats.Msg{Data: append(append(binary.BigEndian.AppendUint64(nil, id), flags, 0, 0, 0, 0), rest...)}
+	}
+	h := binary.BigEndian.AppendUint64(nil, hash(prefix))
+	tried := claim(8, 0, h...)
+	tried.Header = nats.Header{jetstream.ExpectedStreamHeader: {"none"}}
+	for _, msg := range []*nats.Msg{{}, {Data: make([]byte, claimsStart-1)}, tried, claim(5, 0, h...), claim(6, leaving, h...), claim(7, 0, h[:7]...)} {
+		p.hear(msg)
+	}
+	if id := p.owner(prefix); id != 0 || len(p.others) != 1 {
+		t.Errorf("handled by %d, others %v; want nobody, and one other", id, p.others)
+	}
+	if p.hear(claim(7, 0, append(h, 1)...)); p.owner(prefix) != 7 {
+		t.Errorf("handled by %d, want 7", p.owner(prefix))
+	}
+	// A message that names nobody who could be told that it is done is dropped.
+	r := &running{Peers: p}
+	if msg := r.take(&nats.Msg{Subject: inputsOf(5), Header: nats.Header{headerSubject: {prefix + ".failure.x"}, headerReply: {"elsewhere"}}}); msg != nil {
+		t.Errorf("%v was taken", msg)
+	}
+}
+
+// TestMemory: it keeps what was seen last.
+func TestMemory(t *testing.T) {
+	m := newMemory()
+	o := &other{}
+	m.put(0, nil)
+	for h := range uint64(2*mostKnown + 10) {
+		m.put(h+1, o)
+		m.get(0) // seen again and again
+	}
+	if owner, known := m.get(0); !known || owner != nil {
+		t.Error("what is seen again and again was forgotten")
+	}
+	if owner, known := m.get(2*mostKnown + 10); !known || owner != o {
+		t.Error("the last was forgotten")
+	}
+	if _, known := m.get(1); known || len(m.young)+len(m.old) > 2*mostKnown+1 {
+		t.Errorf("it knows the first, or too many: %d", len(m.young)+len(m.old))
+	}
+	for h := range uint64(mostKnown) {
+		m.put(h, nil)
+	}
+	own := make(map[uint64]bool)
+	for _, h := range m.own() {
+		if own[h] {
+			t.Fatalf("%d twice", h)
+		}
+		own[h] = true
+	}
+	if len(own) != mostKnown {
+		t.Errorf("%d of its own, want %d", len(own), mostKnown)
+	}
+}
