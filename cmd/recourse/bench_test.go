@@ -31,7 +31,7 @@ func TestBench(t *testing.T) {
 	if err := json.Unmarshal(out, &r); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
-	if r.First == nil || r.Mixed == nil || r.Second == nil || r.Latency == nil || r.Waits == nil || r.Recovery == nil || r.Starts == nil {
+	if r.First == nil || r.Mixed == nil || r.Second == nil || r.Latency == nil || r.Waits == nil || r.Recovery == nil || len(r.Starts) != 2 {
 		t.Fatalf("a part is missing\n%s", out)
 	}
 	for name, list := range map[string][]float64{"first": r.First.Ratio, "second": r.Second.Ratio, "two": r.Two, "CPU": r.First.WorkerCPU,
@@ -62,7 +62,7 @@ func TestBench(t *testing.T) {
 	if v := r.Versions; v.NATSGo == "unknown" || v.Server == "" || v.Go == "" || v.Recourse == "" || r.Durability != "one server, sync interval" || r.Machine.Cores < 1 {
 		t.Errorf("about: %+v, %q, %+v", v, r.Durability, r.Machine)
 	}
-	if r.Latency.Worker[0].P50 <= 0 || r.Latency.Ratio[0] <= 0 || r.Waits.Spread.Max <= 0 || r.Recovery.Took <= 0 || r.Starts.Took[0] <= 0 || r.RecordBytes < 1000 {
+	if r.Latency.Worker[0].P50 <= 0 || r.Latency.Ratio[0] <= 0 || r.Waits.Spread.Max <= 0 || r.Recovery.Took <= 0 || r.Starts[0].Took[0] <= 0 || r.Starts[0].Records != 0 || r.Starts[1].Took[0] <= 0 || r.Starts[1].Records < 1000 || r.RecordBytes < 1000 {
 		t.Errorf("a measure is missing\n%s", out)
 	}
 }

@@ -85,7 +85,7 @@ func Run(ctx context.Context, cfg Config) (report *Report, err error) {
 		return nil, err
 	}
 	defer b.nc.Close()
-	for _, part := range []func(context.Context) error{b.prefill, b.flat, b.throughput, b.mixed, b.following, b.latency, b.waits, b.recovery, b.starts} {
+	for _, part := range []func(context.Context) error{b.starts, b.prefill, b.flat, b.throughput, b.mixed, b.following, b.latency, b.waits, b.recovery, b.starts} {
 		if err := part(ctx); err != nil {
 			return b.result, err
 		}

@@ -33,7 +33,7 @@ type Report struct {
 	Latency  *Latency    `json:"latency,omitempty"`
 	Waits    *Waits      `json:"waits,omitempty"`
 	Recovery *Recovery   `json:"recovery,omitempty"`
-	Starts   *Starts     `json:"starts,omitempty"`
+	Starts   []Starts    `json:"starts,omitempty"`
 }
 
 // Throughput is rates of both kinds, in turns.
@@ -104,9 +104,9 @@ type Recovery struct {
 	PerSecond float64           `json:"perSecond"` // between the first and the last record
 }
 
-// Starts is from the start of a process to its first decision.
+// Starts is from the start of a process to its first decision, with the journal as it was at the beginning and at the end.
 type Starts struct {
-	Records uint64              `json:"records"` // in the journal
+	Records uint64              `json:"records"` // in the journal, before the last of them
 	Took    []recourse.Duration `json:"took"`
 }
 
@@ -160,7 +160,7 @@ func (r *Report) Write(w io.Writer) {
 	if v := r.Recovery; v != nil {
 		fmt.Fprintf(w, "\nbacklog of %d: drained %v after the start, %.0f/s\n", v.Backlog, time.Duration(v.Took).Round(time.Millisecond), v.PerSecond)
 	}
-	if v := r.Starts; v != nil {
+	for _, v := range r.Starts {
 		fmt.Fprintf(w, "\nstart to first decision with %d records: %v\n", v.Records, v.Took)
 	}
 }

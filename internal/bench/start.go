@@ -46,8 +46,7 @@ func (b *bench) starts(ctx context.Context) error {
 	if b.Rounds == 0 {
 		return nil
 	}
-	s := &Starts{}
-	b.result.Starts = s
+	var s Starts
 	for range b.Rounds {
 		records, err := b.lastSequence(ctx)
 		if err != nil {
@@ -67,6 +66,7 @@ func (b *bench) starts(ctx context.Context) error {
 		}
 		s.Took = append(s.Took, recourse.Duration(at.Sub(started)))
 	}
+	b.result.Starts = append(b.result.Starts, s)
 	b.say("start to first decision with %d records in the journal: %v", s.Records, s.Took)
 	return nil
 }

@@ -38,7 +38,7 @@ const (
 	// mostQueued is how many messages may wait at a worker before it is handed no more.
 	mostQueued = 4096
 	// mostReturned is how many messages are remembered in case nobody receives them, which is known after a round trip.
-	mostReturned = 4096
+	mostReturned = 1024
 	// mostBytes is the longest body that is handed over.
 	mostBytes = 32 << 10
 )
