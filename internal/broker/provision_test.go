@@ -580,7 +580,7 @@ func TestPersistence(t *testing.T) {
 	// A server cannot replicate what it writes when it gets to it.
 	have, want := streams(ProvisionConfig{})[2], streams(ProvisionConfig{Replicas: 3})[2]
 	keep(ProvisionConfig{Replicas: 3}, &have, &want)
-	if _, unsafe := compare("x", streamSettings, &have, &want); len(unsafe) != 1 || unsafe[0].Setting != "asynchronous persistence" || !strings.Contains(unsafe[0].Mend, "arm again") {
+	if _, unsafe := compare("x", streamSettings, &have, &want); len(unsafe) != 1 || unsafe[0].Setting != "asynchronous persistence" || !strings.Contains(unsafe[0].Mend, "arm what waits") {
 		t.Errorf("more replicas: %v", unsafe)
 	}
 }

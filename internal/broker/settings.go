@@ -29,7 +29,7 @@ const (
 	mendUpdate   = "run with provisioning mode create, which sets it"
 	mendRecreate = "the server cannot change this on a stream that exists: drain it, back it up (nats stream backup), delete it and let it be created anew"
 	// The journal says what waits.
-	mendPersistence = mendRecreate + "; " + recourse.StreamTimers + " needs no backup: with all workers stopped, delete it, and workers that start arm again what waits"
+	mendPersistence = mendRecreate + "; " + recourse.StreamTimers + " needs no backup: with all workers stopped, delete it, and workers that start arm what waits as it becomes overdue"
 )
 
 // streamSettings are checked in this order.

@@ -49,7 +49,7 @@ type Pipelines interface {
 // Peers are the other workers; see internal/peers. As a source they deliver what they hand over.
 type Peers interface {
 	Source
-	Claim(prefix string)
+	Claim(prefix string, handed bool)
 	HandOver(msg jetstream.Msg, prefix string) bool
 }
 
@@ -210,7 +210,7 @@ func (c *Consumer) dispatch(msg jetstream.Msg, handed bool) {
 		return
 	}
 	if c.cfg.Peers != nil {
-		c.cfg.Peers.Claim(it.subject.Prefix) // now, so that others know by the time they come to what follows on it
+		c.cfg.Peers.Claim(it.subject.Prefix, handed) // now, so that others know by the time they come to what follows on it
 	}
 	c.inHand.add(it)
 	it.lane = c.lanes[maphash.String(c.seed, it.subject.Prefix)%uint64(len(c.lanes))]

@@ -21,7 +21,7 @@ type others struct {
 	handed  []string        // subjects
 }
 
-func (o *others) Claim(prefix string) {
+func (o *others) Claim(prefix string, _ bool) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.claimed = append(o.claimed, prefix)

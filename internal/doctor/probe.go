@@ -27,7 +27,7 @@ func (e *examination) mayPublish(ctx context.Context, subject string) (bool, err
 	if err := e.nc.PublishMsg(msg); err != nil {
 		return false, err
 	}
-	may, err := e.allowed(ctx, subject)
+	may, err := e.allowed(ctx, "publish", subject)
 	if err == nil {
 		e.tried[subject] = may
 	}
@@ -41,17 +41,18 @@ func (e *examination) maySubscribe(ctx context.Context, subject string) (bool, e
 		return false, err
 	}
 	defer sub.Unsubscribe() //nolint:errcheck // of one that was refused
-	return e.allowed(ctx, subject)
+	return e.allowed(ctx, "subscription", subject)
 }
 
-func (e *examination) allowed(ctx context.Context, subject string) (bool, error) {
+// allowed reports whether the server let pass what was tried last: a publish or a subscription, as its refusals say.
+func (e *examination) allowed(ctx context.Context, tried, subject string) (bool, error) {
 	ctx, cancel := context.WithTimeout(ctx, askWithin)
 	defer cancel()
 	if err := e.nc.FlushWithContext(ctx); err != nil {
 		return false, fmt.Errorf("no answer to a ping: %w", err)
 	}
 	err := e.nc.LastError()
-	return !errors.Is(err, nats.ErrPermissionViolation) || !strings.Contains(strings.ToLower(err.Error()), `"`+strings.ToLower(subject)+`"`), nil
+	return !errors.Is(err, nats.ErrPermissionViolation) || !strings.Contains(strings.ToLower(err.Error()), tried+` to "`+strings.ToLower(subject)+`"`), nil
 }
 
 // may is mayPublish for a look at something: who may not, or hears no reply, cannot look.

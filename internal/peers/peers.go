@@ -22,10 +22,11 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// The subjects on which workers speak to each other. No stream takes them.
+// The subjects on which workers speak to each other. No stream takes them, and nobody hears them who listens to all of recourse.>, since the
+// broker does not return what somebody hears.
 const (
-	SubjectClaims = "recourse.workers.claims"
-	SubjectInputs = "recourse.workers.inputs.*" // the star is the worker's id
+	SubjectClaims = "recourse-workers.claims"
+	SubjectInputs = "recourse-workers.inputs.*" // the star is the worker's id
 )
 
 // The headers of a message that is handed over: where it came from, and where it is acknowledged.
@@ -35,11 +36,11 @@ const (
 )
 
 const (
-	// mostQueued is how many messages may wait at a worker before it is handed no more.
-	mostQueued = 4096
+	// mostQueued is how many messages may wait at a worker before it is handed no more: as many as it pulls ahead, unless told otherwise.
+	mostQueued = 1024
 	// mostReturned is how many messages are remembered in case nobody receives them, which is known after a round trip.
 	mostReturned = 1024
-	// mostBytes is the longest body that is handed over.
+	// mostBytes is the longest message that is handed over, with its headers.
 	mostBytes = 32 << 10
 )
 
@@ -51,23 +52,24 @@ type Peers struct {
 	arrived  chan *nats.Msg // what is handed to it, and what nobody received
 	news     chan struct{}  // there is something to tell
 
-	mu      sync.Mutex
-	owners  memory
-	others  map[uint64]*other
-	claims  []uint64 // not told yet
-	tellAll bool     // somebody new knows nothing
-	alone   bool     // it hands over nothing, and says nothing
-	sent    uint64
-	recent  [mostReturned]sent
+	mu     sync.Mutex
+	owners memory
+	others map[uint64]*other
+	claims []uint64 // not told yet
+	new    []*other // know nothing yet
+	alone  bool     // it hands over nothing, and says nothing
+	sent   uint64
+	atBeat uint64 // what sent was a beat ago
+	recent [mostReturned]sent
 }
 
 // other is another worker.
 type other struct {
-	id     uint64
+	id     uint64 // new with each start, so that what it claims lasts as long as it does
 	inputs string
 	heard  time.Time
-	queued int // messages that wait there, as far as is known
-	gone   bool
+	queued int  // messages that wait there, as far as is known
+	gone   bool // until it says something
 }
 
 // sent is a message on its way.
@@ -90,24 +92,35 @@ func inputsOf(id uint64) string {
 	return strings.TrimSuffix(SubjectInputs, "*") + strconv.FormatUint(id, 36)
 }
 
-// Claim says that this worker handles the execution under a prefix, unless another one does.
-func (p *Peers) Claim(prefix string) {
+// Claim says that this worker handles the execution under a prefix, unless another one does. What was handed over it claims in any case:
+// if somebody is wrong about who handles it, then all hear it now and agree.
+func (p *Peers) Claim(prefix string, handed bool) {
 	h := hash(prefix)
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if owner, known := p.owners.get(h); known && (owner == nil || !owner.gone) {
+	if owner, known := p.owners.get(h); known && (owner == nil || !owner.gone && !handed) {
 		return
 	}
 	p.owners.put(h, nil)
-	if len(p.others) > 0 {
-		p.claim(h)
+	p.claim(h)
+}
+
+// claim has a claim told soon, where there is somebody to tell.
+func (p *Peers) claim(h uint64) {
+	if !p.alone && p.live() > 0 {
+		p.claims = append(p.claims, h)
+		p.speakSoon()
 	}
 }
 
-// claim has a claim told soon.
-func (p *Peers) claim(h uint64) {
-	p.claims = append(p.claims, h)
-	p.speakSoon()
+// live is how many others are there.
+func (p *Peers) live() (n int) {
+	for _, o := range p.others {
+		if !o.gone {
+			n++
+		}
+	}
+	return n
 }
 
 func (p *Peers) speakSoon() {
@@ -124,7 +137,7 @@ func (p *Peers) HandOver(msg jetstream.Msg, prefix string) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	to, _ := p.owners.get(h)
-	if to == nil || to.gone || p.alone || to.queued >= mostQueued || len(msg.Data()) > mostBytes {
+	if to == nil || to.gone || p.alone || to.queued >= mostQueued || size(msg) > mostBytes {
 		return false
 	}
 	header := make(nats.Header, len(msg.Headers())+2)
@@ -135,7 +148,7 @@ func (p *Peers) HandOver(msg jetstream.Msg, prefix string) bool {
 	if err != nil {
 		return false // disconnected just now
 	}
-	to.queued += len(p.others) // all of which may do the same
+	to.queued += p.live() // all of which may do the same
 	p.recent[p.sent%mostReturned] = sent{p.sent, to, msg}
 	p.sent++
 	return true
@@ -166,13 +179,17 @@ func (p *Peers) back(number string) jetstream.Msg {
 		return nil // delivered again by its stream
 	}
 	msg := s.msg
-	s.msg = nil
-	p.forget(s.to)
+	s.msg, s.to.gone = nil, true
 	return msg
 }
 
-// forget takes a worker for gone, until it says something.
-func (p *Peers) forget(o *other) {
-	o.gone = true
-	maps.DeleteFunc(p.others, func(_ uint64, known *other) bool { return known == o })
+// size is the bytes of a message, about.
+func size(msg jetstream.Msg) int {
+	n := len(msg.Data())
+	for name, values := range msg.Headers() {
+		for _, value := range values {
+			n += len(name) + len(value)
+		}
+	}
+	return n
 }

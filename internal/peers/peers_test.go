@@ -171,12 +171,12 @@ func TestHandOver(t *testing.T) {
 		if b.owner(prefix) == 0 && b.HandOver(msg, prefix) {
 			t.Fatal("handed over to nobody")
 		}
-		a.Claim(prefix)
+		a.Claim(prefix, false)
 		knows(t, prefix, 1, a, b)
 		if a.HandOver(msg, prefix) {
 			t.Fatal("handed over by the one who handles it")
 		}
-		b.Claim(prefix) // which it has no claim to
+		b.Claim(prefix, false) // which it has no claim to
 		if !b.HandOver(msg, prefix) {
 			t.Fatal("not handed over")
 		}
@@ -214,7 +214,7 @@ func TestNobodyReceives(t *testing.T) {
 	url := startServer(t)
 	a, b := newPeers(t, url, 1).run(t), newPeers(t, url, 2).run(t)
 	msg, _ := stored(t, b.nc, nil)
-	a.Claim(prefix)
+	a.Claim(prefix, false)
 	knows(t, prefix, 1, b)
 	a.nc.Close()
 	select {
@@ -226,7 +226,7 @@ func TestNobodyReceives(t *testing.T) {
 		t.Fatal("a closed connection does not end the pull")
 	}
 	eventually(t, "the server knows that it is gone", func() bool {
-		_, err := b.nc.Request(inputsOf(1), nil, patience)
+		_, err := b.nc.Request(inputsOf(1), nil, 100*time.Millisecond)
 		return errors.Is(err, nats.ErrNoResponders)
 	})
 	if !b.HandOver(msg, prefix) {
@@ -238,7 +238,7 @@ func TestNobodyReceives(t *testing.T) {
 	if b.HandOver(msg, prefix) {
 		t.Error("handed over to a worker that is known to be gone")
 	}
-	b.Claim(prefix)
+	b.Claim(prefix, false)
 	knows(t, prefix, 2, b)
 	if b.back("0") != nil || b.back("x") != nil || b.back("7") != nil {
 		t.Error("a message came back twice, or one that was not sent")
@@ -250,8 +250,8 @@ func TestLeaves(t *testing.T) {
 	url := startServer(t)
 	a, b := newPeers(t, url, 1).run(t), newPeers(t, url, 2).run(t)
 	msg, _ := stored(t, b.nc, nil)
-	a.Claim(prefix)
-	b.Claim("other")
+	a.Claim(prefix, false)
+	b.Claim("other", false)
 	knows(t, prefix, 1, b)
 	knows(t, "other", 2, a)
 	const n = 20
@@ -281,8 +281,8 @@ func TestLeaves(t *testing.T) {
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if len(b.others) != 0 {
-		t.Errorf("others: %v", b.others)
+	if n := b.live(); n != 0 {
+		t.Errorf("%d others are there", n)
 	}
 }
 
@@ -292,9 +292,9 @@ func TestBothClaim(t *testing.T) {
 		url := startServer(t)
 		first, second, third := newPeers(t, url, ids[0]), newPeers(t, url, ids[1]), newPeers(t, url, 3)
 		for _, p := range []*Peers{first, second} {
-			p.Claim(prefix)
+			p.Claim(prefix, false)
 		}
-		third.Claim(prefix)
+		third.Claim(prefix, false)
 		a, b, c := first.run(t), second.run(t), third.run(t)
 		knows(t, prefix, 1, a, b, c)
 	}
@@ -304,17 +304,107 @@ func TestBothClaim(t *testing.T) {
 func TestLost(t *testing.T) {
 	url := startServer(t)
 	a, b := newPeers(t, url, 1).run(t), newPeers(t, url, 2).run(t)
-	a.Claim(prefix)
+	a.Claim(prefix, false)
 	knows(t, prefix, 1, b)
 	b.expire(time.Now().Add(goneAfter + time.Second))
 	if id := b.owner(prefix); id != 0 {
 		t.Fatalf("handled by %d, want nobody: it has said nothing for long", id)
 	}
-	b.Claim(prefix)
+	b.Claim(prefix, false)
 	if id := b.owner(prefix); id != 2 {
 		t.Fatalf("handled by %d, want 2", id)
 	}
 	knows(t, prefix, 1, a, b)
+}
+
+// TestRevived: a worker that was taken for gone, and was not, still has what it claimed before once it says something.
+func TestRevived(t *testing.T) {
+	url := startServer(t)
+	a, b := newPeers(t, url, 1).run(t), newPeers(t, url, 2).run(t)
+	msg, _ := stored(t, b.nc, nil)
+	a.Claim(prefix, false)
+	knows(t, prefix, 1, b)
+	b.expire(time.Now().Add(goneAfter + time.Second))
+	if b.HandOver(msg, prefix) {
+		t.Error("handed over to a worker that has said nothing for long")
+	}
+	a.say(SubjectClaims, 0, nil)
+	knows(t, prefix, 1, b)
+	b.expire(time.Now().Add(2 * forgotten))
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if len(b.others) != 0 {
+		t.Errorf("others: %v", b.others)
+	}
+}
+
+// TestWrongOwner: one who is handed what a third handles has all agree, whoever was wrong.
+func TestWrongOwner(t *testing.T) {
+	for _, ids := range [][3]uint64{{1, 2, 3}, {2, 1, 3}, {3, 2, 1}} {
+		url := startServer(t)
+		a, b, c := newPeers(t, url, ids[0]).run(t), newPeers(t, url, ids[1]).run(t), newPeers(t, url, ids[2]).run(t)
+		b.Claim(prefix, false)
+		knows(t, prefix, ids[1], a, b, c)
+		c.mu.Lock()
+		c.owners.put(hash(prefix), c.others[ids[0]]) // it missed that
+		c.mu.Unlock()
+		a.Claim(prefix, true)
+		knows(t, prefix, min(ids[0], ids[1]), a, b, c)
+	}
+}
+
+// TestAlone: a worker that may not speak says nothing, remembers nothing to say, and still takes what it is handed.
+func TestAlone(t *testing.T) {
+	for text, want := range map[string]bool{
+		`Permissions Violation for Publish to "recourse-workers.claims"`:             true,
+		`Permissions Violation for Subscription to "recourse-workers.inputs.1ezs5l"`: true,
+		`Permissions Violation for Publish to "recourse.x"`:                          false,
+	} {
+		if got := Denied(fmt.Errorf("%w: %s", nats.ErrPermissionViolation, text)); got != want {
+			t.Errorf("%s: %t, want %t", text, got, want)
+		}
+	}
+	if Denied(errors.New(`"recourse-workers.claims"`)) {
+		t.Error("another error is taken for a refusal")
+	}
+	url := startServer(t)
+	a, b := newPeers(t, url, 1).run(t), newPeers(t, url, 2).run(t)
+	msg, _ := stored(t, b.nc, nil)
+	a.Claim(prefix, false)
+	b.Claim("other", false)
+	knows(t, prefix, 1, b)
+	knows(t, "other", 2, a)
+	a.Alone()
+	if a.HandOver(msg, "other") {
+		t.Error("handed over by a worker that is alone")
+	}
+	heard, err := b.nc.SubscribeSync(SubjectClaims)
+	if err != nil {
+		t.Fatal(err)
+	}
+	a.Claim("third", false)
+	a.tell()
+	if len(a.claims) != 0 {
+		t.Errorf("%d claims wait to be told", len(a.claims))
+	}
+	if err := errors.Join(a.nc.Flush(), b.nc.Flush()); err != nil {
+		t.Fatal(err)
+	}
+	for {
+		msg, err := heard.NextMsg(time.Millisecond)
+		if err != nil {
+			break
+		}
+		if binary.BigEndian.Uint64(msg.Data) == 1 {
+			t.Error("it spoke")
+		}
+	}
+	if !b.HandOver(msg, prefix) {
+		t.Fatal("not handed over")
+	}
+	if got := a.next(t); got.Subject() != msg.Subject() {
+		t.Errorf("%s arrived", got.Subject())
+	}
 }
 
 // TestNewcomer: who comes later is told all that is handled, also what does not fit into one message.
@@ -323,7 +413,7 @@ func TestNewcomer(t *testing.T) {
 	a := newPeers(t, url, 1).run(t)
 	const n = 2*mostClaims + 7
 	for i := range n {
-		a.Claim(fmt.Sprint(i))
+		a.Claim(fmt.Sprint(i), false)
 	}
 	b := newPeers(t, url, 2).run(t)
 	for i := range n {
@@ -336,8 +426,12 @@ func TestNotHandedOver(t *testing.T) {
 	url := startServer(t)
 	a, b := newPeers(t, url, 1).run(t), newPeers(t, url, 2).run(t)
 	msg, _ := stored(t, b.nc, nil)
-	a.Claim(prefix)
+	a.Claim(prefix, false)
 	knows(t, prefix, 1, b)
+	wordy := consumer.Delivered(b.nc, &nats.Msg{Subject: msg.Subject(), Reply: msg.Reply(), Header: nats.Header{"x": {string(make([]byte, mostBytes))}}})
+	if b.HandOver(wordy, prefix) {
+		t.Error("a message with long headers was handed over")
+	}
 	long := consumer.Delivered(b.nc, &nats.Msg{Subject: msg.Subject(), Reply: msg.Reply(), Data: make([]byte, mostBytes+1)})
 	if b.HandOver(long, prefix) {
 		t.Error("a long message was handed over")
@@ -348,9 +442,7 @@ func TestNotHandedOver(t *testing.T) {
 	if b.HandOver(msg, prefix) {
 		t.Error("handed over to a worker that is behind")
 	}
-	if err := a.say(0, nil); err != nil { // it has nothing waiting
-		t.Fatal(err)
-	}
+	a.say(SubjectClaims, 0, nil) // it has nothing waiting
 	eventually(t, "handed over again", func() bool { return b.HandOver(msg, prefix) })
 	if got := a.next(t); got.Subject() != msg.Subject() {
 		t.Errorf("%s arrived", got.Subject())
@@ -358,6 +450,25 @@ func TestNotHandedOver(t *testing.T) {
 	b.nc.Close()
 	if b.HandOver(msg, prefix) {
 		t.Error("handed over without a connection")
+	}
+	// What was received is let go of.
+	kept := func() (n int) {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		for _, s := range b.recent {
+			if s.msg != nil {
+				n++
+			}
+		}
+		return n
+	}
+	if n := kept(); n != 1 {
+		t.Errorf("%d messages are kept, want the one that was handed over", n)
+	}
+	b.expire(time.Now())
+	b.expire(time.Now())
+	if n := kept(); n != 0 {
+		t.Errorf("%d messages are kept after a beat", n)
 	}
 }
 
@@ -381,6 +492,10 @@ func TestHear(t *testing.T) {
 	}
 	// A message that names nobody who could be told that it is done is dropped.
 	r := &running{Peers: p}
+	r.take(&nats.Msg{Subject: inputsOf(5), Data: claim(3, 0, h...).Data}) // what one who is new is told
+	if p.owner(prefix) != 3 {
+		t.Errorf("handled by %d, want 3", p.owner(prefix))
+	}
 	if msg := r.take(&nats.Msg{Subject: inputsOf(5), Header: nats.Header{headerSubject: {prefix + ".failure.x"}, headerReply: {"elsewhere"}}}); msg != nil {
 		t.Errorf("%v was taken", msg)
 	}

@@ -19,7 +19,7 @@ const drainWithin = 2 * time.Second
 // Pull implements [consumer.Source]: what other workers hand over, and what this one could not hand over. Neither is handed over again. It is
 // called once; from then on this worker speaks to the others, until the pull stops.
 func (p *Peers) Pull(int) (consumer.Messages, error) {
-	r := &running{Peers: p, drained: make(chan struct{}), stopped: make(chan struct{}), status: p.nc.StatusChanged(nats.CLOSED)}
+	r := &running{Peers: p, drained: make(chan struct{}), stopped: make(chan struct{}), silent: make(chan struct{}), status: p.nc.StatusChanged(nats.CLOSED)}
 	r.drain = sync.OnceFunc(func() { close(r.drained) })
 	for _, subject := range []string{inputsOf(p.id), p.returned + "*"} {
 		sub, err := p.nc.ChanSubscribe(subject, p.arrived)
@@ -52,6 +52,8 @@ type running struct {
 	drain    func()
 	stopping atomic.Bool
 	stopped  chan struct{} // closed by Stop
+	silent   chan struct{} // closed when it has said its last
+	handed   int           // messages, as Next counts
 	status   chan nats.Status
 }
 
@@ -85,8 +87,12 @@ func (r *running) take(msg *nats.Msg) jetstream.Msg {
 		return r.back(number)
 	}
 	subject, reply := msg.Header.Get(headerSubject), msg.Header.Get(headerReply)
-	if !strings.HasPrefix(reply, "$JS.ACK.") {
-		return nil // nobody could say that it is done
+	if !strings.HasPrefix(reply, "$JS.ACK.") { // nothing on which somebody could say that it is done
+		r.hear(msg)
+		return nil
+	}
+	if r.handed++; r.handed%sayQueue == 0 {
+		r.speakSoon()
 	}
 	delete(msg.Header, headerSubject)
 	delete(msg.Header, headerReply)
@@ -101,22 +107,32 @@ func (r *running) Stop() {
 		return
 	}
 	close(r.stopped)
-	_ = r.say(leaving, nil)
-	_ = r.claims.Unsubscribe()
+	<-r.silent
+	_ = r.claims.Unsubscribe() // this and the next fail where the connection is closed
 	for _, sub := range r.subs {
-		if sub.Drain() != nil { // disconnected: nothing comes
+		if !r.nc.IsConnected() || sub.Drain() != nil { // nothing comes
+			_ = sub.Unsubscribe()
 			r.drain()
 		}
 	}
 	time.AfterFunc(drainWithin, r.drain) // a server that does not answer does not hold up the stop
 }
 
+// patience is how long claims wait for others to be told with.
+func (p *Peers) patience() time.Duration {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return tellWithin * time.Duration(1+p.live()/4)
+}
+
 // speak tells the others what there is to tell, until the stop.
 func (r *running) speak() {
+	defer close(r.silent)
+	defer r.say(SubjectClaims, leaving, nil)
 	beats := time.NewTicker(beat)
 	defer beats.Stop()
 	for {
-		_ = r.tell() // what they do not hear they ask the journal for
+		r.tell()
 		select {
 		case <-r.stopped:
 			return
@@ -126,7 +142,7 @@ func (r *running) speak() {
 			select {
 			case <-r.stopped:
 				return
-			case <-time.After(tellWithin):
+			case <-time.After(r.patience()):
 			}
 		}
 	}

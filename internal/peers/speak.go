@@ -8,51 +8,59 @@ import (
 )
 
 const (
-	tellWithin = 20 * time.Millisecond // how long a claim waits for others to be told with it
+	tellWithin = 20 * time.Millisecond // how long a claim waits for others to be told with it; longer where many listen
 	beat       = time.Second           // between signs of life
-	goneAfter  = 3*beat + beat/2       // without one
+	goneAfter  = 3*beat + beat/2       // without one, and up to a beat more
+	forgotten  = 10 * time.Minute      // without one
+	sayQueue   = 256                   // after so many messages that were handed to it, a worker says how many wait
 	mostClaims = 4096                  // in one message
 )
 
-// A message on [SubjectClaims], big endian: the worker's id (8 bytes), 1 where it stops (1), how many messages wait there (4), and the hashes of
+// A message on [SubjectClaims], or on the subject of one who is new, big endian: the worker's id (8 bytes), 1 where it stops (1), how many messages wait there (4), and the hashes of
 // executions that it claims (8 each).
 const (
 	leaving     = 1
 	claimsStart = 8 + 1 + 4
 )
 
-// tell tells the others what this worker claims and that it is there.
-func (p *Peers) tell() error {
+// tell tells the others what this worker claims and that it is there, and who is new all that it claims.
+func (p *Peers) tell() {
 	p.mu.Lock()
-	if p.alone {
-		p.mu.Unlock()
-		return nil
-	}
-	claims := p.claims
-	p.claims = nil
-	if p.tellAll {
-		claims, p.tellAll = p.owners.own(), false
+	claims, newcomers := p.claims, p.new
+	p.claims, p.new = nil, nil
+	alone := p.alone
+	var own []uint64
+	if len(newcomers) > 0 {
+		own = p.owners.own()
 	}
 	p.mu.Unlock()
-	for {
-		n := min(len(claims), mostClaims)
-		if err := p.say(0, claims[:n]); err != nil {
-			return err // disconnected: who does not hear it asks the journal
-		}
-		if claims = claims[n:]; len(claims) == 0 {
-			return nil
-		}
+	if alone {
+		return
 	}
+	for _, o := range newcomers {
+		p.say(o.inputs, 0, own)
+	}
+	p.say(SubjectClaims, 0, claims)
 }
 
-func (p *Peers) say(flags byte, claims []uint64) error {
-	body := binary.BigEndian.AppendUint64(make([]byte, 0, claimsStart+8*len(claims)), p.id)
-	body = append(body, flags)
-	body = binary.BigEndian.AppendUint32(body, uint32(len(p.arrived)))
-	for _, h := range claims {
-		body = binary.BigEndian.AppendUint64(body, h)
+// say says that this worker is there, or leaves, and what it claims, in one message or more. What others do not hear for want of a
+// connection they learn when they hand over, or from the journal.
+func (p *Peers) say(subject string, flags byte, claims []uint64) {
+	for {
+		n := min(len(claims), mostClaims)
+		body := binary.BigEndian.AppendUint64(make([]byte, 0, claimsStart+8*n), p.id)
+		body = append(body, flags)
+		body = binary.BigEndian.AppendUint32(body, uint32(len(p.arrived)))
+		for _, h := range claims[:n] {
+			body = binary.BigEndian.AppendUint64(body, h)
+		}
+		if p.nc.Publish(subject, body) != nil {
+			return
+		}
+		if claims = claims[n:]; len(claims) == 0 {
+			return
+		}
 	}
-	return p.nc.Publish(SubjectClaims, body)
 }
 
 // hear notes what another worker says.
@@ -69,16 +77,17 @@ func (p *Peers) hear(msg *nats.Msg) {
 	from := p.others[id]
 	if flags&leaving != 0 {
 		if from != nil {
-			p.forget(from)
+			from.gone = true
 		}
 		return
 	}
 	if from == nil {
 		from = &other{id: id, inputs: inputsOf(id)}
-		p.others[id], p.tellAll = from, true
+		p.others[id] = from
+		p.new = append(p.new, from)
 		p.speakSoon()
 	}
-	from.heard, from.queued = time.Now(), int(queued)
+	from.gone, from.heard, from.queued = false, time.Now(), int(queued)
 	for body := msg.Data[claimsStart:]; len(body) >= 8; body = body[8:] {
 		h := binary.BigEndian.Uint64(body)
 		// Two may claim the same before they hear of each other. All agree on the one with the lower id.
@@ -92,13 +101,23 @@ func (p *Peers) hear(msg *nats.Msg) {
 	}
 }
 
-// expire takes for gone who has said nothing for long.
+// expire takes for gone who has said nothing for long, and lets go of what was handed over before the last beat: it was received.
 func (p *Peers) expire(now time.Time) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for _, o := range p.others {
-		if now.Sub(o.heard) > goneAfter {
-			p.forget(o)
+	for id, o := range p.others {
+		silent := now.Sub(o.heard)
+		if silent > goneAfter {
+			o.gone = true
+		}
+		if silent > forgotten {
+			delete(p.others, id)
 		}
 	}
+	for i := range p.recent {
+		if s := &p.recent[i]; s.number < p.atBeat {
+			s.msg = nil
+		}
+	}
+	p.atBeat = p.sent
 }

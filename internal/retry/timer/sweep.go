@@ -52,6 +52,7 @@ type Sweeper struct {
 	cfg     SweeperConfig
 	read    func(subject recourse.Subject, header nats.Header)
 	readAll func()
+	latest  time.Duration // [scanLatest]
 
 	mu    sync.Mutex
 	waits map[wait]time.Time // when to look at it
@@ -67,8 +68,8 @@ const (
 	scanBatch = 100
 	scanPause = 40 * time.Millisecond
 	scanIdle  = 30 * time.Second // after which the broker forgets the reader
-	// scanLatest is how far back it reads first: schedules that a crash of the broker took are not older than what it brings to the disk
-	// now and then, unless configured otherwise every 2 minutes.
+	// scanLatest is how far back from the last record it reads first: schedules that a crash of the broker took are not older than what it
+	// brings to the disk now and then, unless configured otherwise every 2 minutes.
 	scanLatest = 5 * time.Minute
 )
 
@@ -94,7 +95,7 @@ func NewSweeper(nc *nats.Conn, timers *Timers, pending Pending, cfg SweeperConfi
 	if cfg.Log == nil {
 		cfg.Log = zap.NewNop()
 	}
-	s := &Sweeper{js: js, timers: timers, pending: pending, cfg: cfg, waits: make(map[wait]time.Time)}
+	s := &Sweeper{js: js, timers: timers, pending: pending, cfg: cfg, latest: scanLatest, waits: make(map[wait]time.Time)}
 	timers.sweeper = s
 	return s, nil
 }
@@ -107,7 +108,12 @@ func (s *Sweeper) Observe(read func(subject recourse.Subject, header nats.Header
 
 // Run sweeps until ctx ends. It returns an error only where it cannot start.
 func (s *Sweeper) Run(ctx context.Context) error {
-	latest, err := s.reader(ctx, jetstream.ConsumerConfig{DeliverPolicy: jetstream.DeliverByStartTimePolicy, OptStartTime: new(s.cfg.Now().Add(-scanLatest))})
+	journal, err := s.js.Stream(ctx, recourse.StreamJournal)
+	if err != nil {
+		return fmt.Errorf("sweeper: %w", err)
+	}
+	since := journal.CachedInfo().State.LastTime.Add(-s.latest) // of the journal, which may have stood still for long
+	latest, err := s.reader(ctx, jetstream.ConsumerConfig{DeliverPolicy: jetstream.DeliverByStartTimePolicy, OptStartTime: &since})
 	if err != nil {
 		return err
 	}
@@ -171,7 +177,8 @@ func (s *Sweeper) interrupted(ctx context.Context, err error) bool {
 	return err != nil
 }
 
-// scan reads the journal to its end. It returns up to where it came, so that what interrupts it costs nothing twice.
+// scan reads the journal to where it ended when the reader was made: what comes later its worker watches. It returns up to where it came,
+// so that what interrupts it costs nothing twice.
 func (s *Sweeper) scan(ctx context.Context, reader jetstream.Consumer, from uint64, visit func(recourse.Subject, nats.Header)) (next uint64, err error) {
 	for left := reader.CachedInfo().NumPending; left > 0; {
 		batch, err := reader.FetchNoWait(scanBatch)
@@ -187,7 +194,10 @@ func (s *Sweeper) scan(ctx context.Context, reader jetstream.Consumer, from uint
 			if subject, err := recourse.ParseSubject(msg.Subject()); err == nil { // as are all in the journal
 				visit(subject, msg.Headers())
 			}
-			came, from, left = true, meta.Sequence.Stream+1, meta.NumPending
+			came, from = true, meta.Sequence.Stream+1
+			if left--; left == 0 {
+				break // more may have come with it
+			}
 		}
 		if err := batch.Error(); err != nil {
 			return from, err
@@ -197,7 +207,7 @@ func (s *Sweeper) scan(ctx context.Context, reader jetstream.Consumer, from uint
 			if err != nil {
 				return from, err
 			}
-			left = info.NumPending
+			left = min(left, info.NumPending)
 		}
 		if !sleep(ctx, scanPause) {
 			return from, ctx.Err()

@@ -402,10 +402,13 @@ func TestScan(t *testing.T) {
 		from, next uint64
 		knows      int
 		ctx        context.Context
-	}{{1, scanBatch + 1, scanBatch, ctx}, {scanBatch + 1, n + 1, n, t.Context()}, {n + 1, n + 1, n, t.Context()}} {
+	}{{1, scanBatch + 1, scanBatch, ctx}, {scanBatch + 1, n + 1, n, t.Context()}, {n + 2, n + 2, n, t.Context()}} {
 		reader, err := s.reader(t.Context(), jetstream.ConsumerConfig{DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: c.from})
 		if err != nil {
 			t.Fatal(err)
+		}
+		if c.from == scanBatch+1 {
+			b.record(t, recourse.FamilyDecision, recourse.KindRetryScheduled, n+1, time.Now(), 0) // too late for this reading
 		}
 		if next, err := s.scan(c.ctx, reader, c.from, s.follow); !errors.Is(err, c.ctx.Err()) || next != c.next || s.knows() != c.knows {
 			t.Errorf("from %d: next %d, knows %d; want %d, %d", c.from, next, s.knows(), c.next, c.knows)
@@ -424,13 +427,13 @@ func TestLatestFirst(t *testing.T) {
 	all := make(chan struct{})
 	due := time.Now().Add(time.Hour)
 	b.record(t, recourse.FamilyDecision, recourse.KindRetryScheduled, 1, due, 0)
-	after := time.Now()
 	b.record(t, recourse.FamilyDecision, recourse.KindRetryScheduled, 2, due, 0)
 	l := &ledger{waits: map[uint64]time.Time{}}
-	s, err := NewSweeper(b.nc, b.timers, l.pending, SweeperConfig{Now: func() time.Time { return after.Add(scanLatest) }})
+	s, err := NewSweeper(b.nc, b.timers, l.pending, SweeperConfig{})
 	if err != nil {
 		t.Fatal(err)
 	}
+	s.latest = 0 // nothing but the last
 	s.Observe(func(_ recourse.Subject, header nats.Header) {
 		if len(versions) == 0 {
 			known = s.knows()
