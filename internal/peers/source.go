@@ -106,6 +106,7 @@ func (r *running) Stop() {
 	if !r.stopping.CompareAndSwap(false, true) {
 		return
 	}
+	time.AfterFunc(drainWithin, r.drain) // a server that does not answer does not hold up the stop
 	close(r.stopped)
 	<-r.silent
 	_ = r.claims.Unsubscribe() // this and the next fail where the connection is closed
@@ -115,7 +116,6 @@ func (r *running) Stop() {
 			r.drain()
 		}
 	}
-	time.AfterFunc(drainWithin, r.drain) // a server that does not answer does not hold up the stop
 }
 
 // patience is how long claims wait for others to be told with.
