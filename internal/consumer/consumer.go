@@ -143,19 +143,18 @@ func (c *Consumer) Run(ctx, finish context.Context, sources ...Source) error {
 
 	ctx, cancel := context.WithCancelCause(ctx)
 	var pulls sync.WaitGroup
-	for _, source := range sources {
+	pull := func(source Source, handed bool) {
 		pulls.Go(func() {
-			if err := c.pull(ctx, source, false); err != nil {
+			if err := c.pull(ctx, source, handed); err != nil {
 				cancel(err) // one source gone ends the others: a worker that does half its work looks healthy and is not
 			}
 		})
 	}
+	for _, source := range sources {
+		pull(source, false)
+	}
 	if c.cfg.Peers != nil {
-		pulls.Go(func() {
-			if err := c.pull(ctx, c.cfg.Peers, true); err != nil {
-				cancel(err)
-			}
-		})
+		pull(c.cfg.Peers, true)
 	}
 	pulls.Wait()
 	for _, lane := range c.lanes {

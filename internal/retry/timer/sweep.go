@@ -120,8 +120,8 @@ func (s *Sweeper) Run(ctx context.Context) error {
 	var scanning sync.WaitGroup
 	defer scanning.Wait()
 	scanning.Go(func() {
-		_, err := s.scan(ctx, latest, 1, s.watch) // it is read again with all else
-		s.interrupted(ctx, err)
+		from, err := s.scan(ctx, latest, 1, s.watch) // it is read again with all else
+		s.interrupted(ctx, from, err)
 		s.scanOnAndOn(ctx)
 	})
 	tick := time.NewTicker(s.cfg.Every)
@@ -156,7 +156,7 @@ func (s *Sweeper) scanOnAndOn(ctx context.Context) {
 			from, err = s.scan(ctx, reader, from, s.follow)
 		}
 		pause := s.cfg.Every
-		if !s.interrupted(ctx, err) {
+		if !s.interrupted(ctx, from, err) {
 			pause = s.cfg.Rescan/2 + rand.N(s.cfg.Rescan)
 			from = 1
 			if s.readAll != nil {
@@ -169,10 +169,10 @@ func (s *Sweeper) scanOnAndOn(ctx context.Context) {
 	}
 }
 
-// interrupted says whether a reading ended before the end of the journal, and logs why.
-func (s *Sweeper) interrupted(ctx context.Context, err error) bool {
+// interrupted says whether a reading ended before the end of the journal, and logs where and why.
+func (s *Sweeper) interrupted(ctx context.Context, from uint64, err error) bool {
 	if err != nil && ctx.Err() == nil {
-		s.cfg.Log.Warn("reading the journal for lost waits was interrupted", zap.Error(err))
+		s.cfg.Log.Warn("reading the journal for lost waits was interrupted", zap.Uint64("sequence", from), zap.Error(err))
 	}
 	return err != nil
 }
