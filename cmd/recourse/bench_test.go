@@ -48,7 +48,8 @@ func TestBench(t *testing.T) {
 			t.Errorf("flat: %+v", f)
 		}
 	}
-	if runtime.GOOS == "linux" && (len(r.First.ServerBareCPU) != 1 || r.First.ServerWorkerCPU[0] <= 0) {
+	// So few failures may take less time than the kernel counts.
+	if runtime.GOOS == "linux" && (len(r.First.ServerBareCPU) != 1 || len(r.First.ServerWorkerCPU) != 1) {
 		t.Errorf("the server's processor time: %v, %v", r.First.ServerBareCPU, r.First.ServerWorkerCPU)
 	}
 	if len(r.Mixed.Conflicts) != 1 || r.Mixed.Conflicts[0] < 0 || len(r.TwoConflicts) != 1 {

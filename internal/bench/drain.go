@@ -34,9 +34,11 @@ type drained struct {
 	perSecond float64
 	took      time.Duration // from the first record to the last, as far as it can be seen
 	usage     usage
-	server    time.Duration // processor time of the server, 0 where that is not known
-	conflicts uint64        // appends that were decided again; of workers
-	waves     []drained     // one after another, where there are any
+	server    time.Duration // processor time of the server
+	// serverKnown says that the server was started here, so that its processor time can be seen.
+	serverKnown bool
+	conflicts   uint64    // appends that were decided again; of workers
+	waves       []drained // one after another, where there are any
 }
 
 // per10k is processor seconds for 10,000 failures.
@@ -114,7 +116,7 @@ func (b *bench) handled(ctx context.Context, k kind, processes int, do func([]*p
 			err = errors.Join(err, unread, stopped)
 		}
 		d.usage, d.conflicts = used, conflicts
-		d.server = timeOf(b.server) - server
+		d.server, d.serverKnown = timeOf(b.server)-server, b.server != nil && seesProcessorTime
 	}()
 	for range processes {
 		p, err := b.start(ctx, k)

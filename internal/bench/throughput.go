@@ -113,7 +113,7 @@ func (t *Throughput) add(bare, worker drained) {
 	t.Worker = append(t.Worker, worker.perSecond)
 	t.Ratio = append(t.Ratio, worker.perSecond/bare.perSecond)
 	t.BareCPU, t.WorkerCPU = append(t.BareCPU, bare.per10k(bare.usage.cpu)), append(t.WorkerCPU, worker.per10k(worker.usage.cpu))
-	if bare.server > 0 {
+	if bare.serverKnown {
 		t.ServerBareCPU, t.ServerWorkerCPU = append(t.ServerBareCPU, bare.per10k(bare.server)), append(t.ServerWorkerCPU, worker.per10k(worker.server))
 	}
 	t.WorkerRSS = max(t.WorkerRSS, worker.usage.rss)

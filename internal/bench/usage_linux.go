@@ -16,6 +16,9 @@ func peakMemory(pid int) int64 {
 // tick is the unit of the processor times in /proc, USER_HZ.
 const tick = 10 * time.Millisecond
 
+// seesProcessorTime says whether processorTime knows.
+const seesProcessorTime = true
+
 // processorTime returns the time, of user and system, that a running process has taken.
 func processorTime(pid int) time.Duration {
 	text := read(fmt.Sprintf("/proc/%d/stat", pid))
