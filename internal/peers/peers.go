@@ -56,7 +56,7 @@ type Peers struct {
 	owners memory
 	others map[uint64]*other
 	claims []uint64 // not told yet
-	new    []*other // know nothing yet
+	new    []*other // know nothing yet, or not all
 	alone  bool     // it hands over nothing, and says nothing
 	sent   uint64
 	atBeat uint64 // what sent was a beat ago
@@ -98,11 +98,16 @@ func (p *Peers) Claim(prefix string, handed bool) {
 	h := hash(prefix)
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if owner, known := p.owners.get(h); known && (owner == nil || !owner.gone && !handed) {
-		return
+	switch o, known := p.owners.get(h); {
+	case handed:
+		p.owners.put(h, owner{begun: true})
+		if !known || !o.here() {
+			p.claim(h)
+		}
+	case !known || o.isGone():
+		p.owners.put(h, owner{})
+		p.claim(h)
 	}
-	p.owners.put(h, nil)
-	p.claim(h)
 }
 
 // claim has a claim told soon, where there is somebody to tell.
@@ -136,8 +141,11 @@ func (p *Peers) HandOver(msg jetstream.Msg, prefix string) bool {
 	h := hash(prefix)
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	to, _ := p.owners.get(h)
-	if to == nil || to.gone || p.alone || to.queued >= mostQueued || size(msg) > mostBytes {
+	to, known := p.owners.get(h)
+	if known && to.here() && !to.begun {
+		p.owners.put(h, owner{begun: true})
+	}
+	if !known || to.here() || to.gone || p.alone || to.queued >= mostQueued || size(msg) > mostBytes {
 		return false
 	}
 	header := make(nats.Header, len(msg.Headers())+2)
@@ -149,7 +157,7 @@ func (p *Peers) HandOver(msg jetstream.Msg, prefix string) bool {
 		return false // disconnected just now
 	}
 	to.queued += p.live() // all of which may do the same
-	p.recent[p.sent%mostReturned] = sent{p.sent, to, msg}
+	p.recent[p.sent%mostReturned] = sent{p.sent, to.other, msg}
 	p.sent++
 	return true
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
+	"slices"
 	"testing"
 	"time"
 
@@ -112,9 +113,9 @@ func (p *Peers) owner(prefix string) uint64 {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	switch o, known := p.owners.get(hash(prefix)); {
-	case !known || o != nil && o.gone:
+	case !known || o.isGone():
 		return 0
-	case o == nil:
+	case o.here():
 		return p.id
 	default:
 		return o.id
@@ -346,10 +347,42 @@ func TestWrongOwner(t *testing.T) {
 		b.Claim(prefix, false)
 		knows(t, prefix, ids[1], a, b, c)
 		c.mu.Lock()
-		c.owners.put(hash(prefix), c.others[ids[0]]) // it missed that
+		c.owners.put(hash(prefix), owner{c.others[ids[0]], true}) // it missed that
 		c.mu.Unlock()
 		a.Claim(prefix, true)
-		knows(t, prefix, min(ids[0], ids[1]), a, b, c)
+		knows(t, prefix, ids[0], a, b, c) // which has it in hand
+	}
+}
+
+// TestBegun: of two that claim the same, the one keeps it that has handled something of it, whichever that is and whoever speaks first.
+func TestBegun(t *testing.T) {
+	for _, ids := range [][2]uint64{{1, 2}, {2, 1}} {
+		for _, begins := range [][]uint64{{1}, {2}, {1, 2}} {
+			url := startServer(t)
+			first, second, third := newPeers(t, url, ids[0]), newPeers(t, url, ids[1]), newPeers(t, url, 3)
+			msg, _ := stored(t, third.nc, nil)
+			for _, p := range []*Peers{first, second} {
+				p.Claim(prefix, false)
+				if slices.Contains(begins, p.id) && p.HandOver(msg, prefix) {
+					t.Fatal("handed over by the one who handles it")
+				}
+			}
+			a, b, c := first.run(t), second.run(t), third.run(t)
+			knows(t, prefix, begins[0], a, b, c)
+		}
+	}
+}
+
+// TestGivenUp: what a worker has given up it does not claim any more.
+func TestGivenUp(t *testing.T) {
+	p := newPeers(t, startServer(t), 5)
+	p.others[7] = &other{id: 7}
+	for _, prefix := range []string{"a", "b", "c"} {
+		p.Claim(prefix, prefix == "b")
+	}
+	p.hearClaim(hash("c"), owner{other: &other{id: 3}})
+	if got, want := p.stands(p.claims), []uint64{hash("a"), hash("b") | begunBit}; !slices.Equal(got, want) {
+		t.Errorf("it claims %v, want %v", got, want)
 	}
 }
 
@@ -504,23 +537,23 @@ func TestHear(t *testing.T) {
 // TestMemory: it keeps what was seen last.
 func TestMemory(t *testing.T) {
 	m := newMemory()
-	o := &other{}
-	m.put(0, nil)
+	o := owner{other: &other{}}
+	m.put(0, owner{})
 	for h := range uint64(2*mostKnown + 10) {
 		m.put(h+1, o)
 		m.get(0) // seen again and again
 	}
-	if owner, known := m.get(0); !known || owner != nil {
+	if o, known := m.get(0); !known || !o.here() {
 		t.Error("what is seen again and again was forgotten")
 	}
-	if owner, known := m.get(2*mostKnown + 10); !known || owner != o {
+	if got, known := m.get(2*mostKnown + 10); !known || got != o {
 		t.Error("the last was forgotten")
 	}
 	if _, known := m.get(1); known || len(m.young)+len(m.old) > 2*mostKnown+1 {
 		t.Errorf("it knows the first, or too many: %d", len(m.young)+len(m.old))
 	}
 	for h := range uint64(mostKnown) {
-		m.put(h, nil)
+		m.put(h, owner{begun: h%2 == 0})
 	}
 	own := make(map[uint64]bool)
 	for _, h := range m.own() {

@@ -118,11 +118,11 @@ func (r *running) Stop() {
 	}
 }
 
-// patience is how long claims wait for others to be told with.
-func (p *Peers) patience() time.Duration {
+// pause is how long after it has spoken, at the least, a worker speaks again to tell what it claims.
+func (p *Peers) pause() time.Duration {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return tellWithin * time.Duration(1+p.live()/4)
+	return tellEvery * time.Duration(1+p.live()/4)
 }
 
 // speak tells the others what there is to tell, until the stop.
@@ -133,6 +133,7 @@ func (r *running) speak() {
 	defer beats.Stop()
 	for {
 		r.tell()
+		told := time.Now()
 		select {
 		case <-r.stopped:
 			return
@@ -142,7 +143,7 @@ func (r *running) speak() {
 			select {
 			case <-r.stopped:
 				return
-			case <-time.After(r.patience()):
+			case <-time.After(max(r.pause()-time.Since(told), tellSoonest)):
 			}
 		}
 	}

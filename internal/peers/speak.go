@@ -8,22 +8,23 @@ import (
 )
 
 const (
-	tellWithin = 20 * time.Millisecond // how long a claim waits for others to be told with it; longer where many listen
-	beat       = time.Second           // between signs of life
-	goneAfter  = 3*beat + beat/2       // without one, and up to a beat more
-	forgotten  = 10 * time.Minute      // without one
-	sayQueue   = 256                   // after so many messages that were handed to it, a worker says how many wait
-	mostClaims = 4096                  // in one message
+	tellSoonest = time.Millisecond     // how long a claim waits for others to be told with it
+	tellEvery   = 5 * time.Millisecond // between two messages with claims; longer where many listen
+	beat        = time.Second          // between signs of life
+	goneAfter   = 3*beat + beat/2      // without one, and up to a beat more
+	forgotten   = 10 * time.Minute     // without one
+	sayQueue    = 256                  // after so many messages that were handed to it, a worker says how many wait
+	mostClaims  = 4096                 // in one message
 )
 
-// A message on [SubjectClaims], or on the subject of one who is new, big endian: the worker's id (8 bytes), 1 where it stops (1), how many messages wait there (4), and the hashes of
-// executions that it claims (8 each).
+// A message on [SubjectClaims], or on the subject of one who is new, big endian: the worker's id (8 bytes), 1 where it stops (1), how many
+// messages wait there (4), and the hashes of executions that it claims (8 each), with [begunBit].
 const (
 	leaving     = 1
 	claimsStart = 8 + 1 + 4
 )
 
-// tell tells the others what this worker claims and that it is there, and who is new all that it claims.
+// tell tells the others what this worker claims and that it is there, and who is new, or here again, all that it claims.
 func (p *Peers) tell() {
 	p.mu.Lock()
 	claims, newcomers := p.claims, p.new
@@ -31,8 +32,9 @@ func (p *Peers) tell() {
 	alone := p.alone
 	var own []uint64
 	if len(newcomers) > 0 {
-		own = p.owners.own()
+		own = p.stands(p.owners.own())
 	}
+	claims = p.stands(claims)
 	p.mu.Unlock()
 	if alone {
 		return
@@ -41,6 +43,21 @@ func (p *Peers) tell() {
 		p.say(o.inputs, 0, own)
 	}
 	p.say(SubjectClaims, 0, claims)
+}
+
+// stands returns the claims that this worker has not given up, each with how far it is.
+func (p *Peers) stands(claims []uint64) []uint64 {
+	still := claims[:0]
+	for _, h := range claims {
+		switch o, known := p.owners.get(h); {
+		case !known || !o.here():
+		case o.begun:
+			still = append(still, h|begunBit)
+		default:
+			still = append(still, h)
+		}
+	}
+	return still
 }
 
 // say says that this worker is there, or leaves, and what it claims, in one message or more. What others do not hear for want of a
@@ -82,23 +99,45 @@ func (p *Peers) hear(msg *nats.Msg) {
 		return
 	}
 	if from == nil {
-		from = &other{id: id, inputs: inputsOf(id)}
+		from = &other{id: id, inputs: inputsOf(id), gone: true}
 		p.others[id] = from
+	}
+	if from.gone { // what was claimed meanwhile it may not have been told
 		p.new = append(p.new, from)
 		p.speakSoon()
 	}
 	from.gone, from.heard, from.queued = false, time.Now(), int(queued)
 	for body := msg.Data[claimsStart:]; len(body) >= 8; body = body[8:] {
 		h := binary.BigEndian.Uint64(body)
-		// Two may claim the same before they hear of each other. All agree on the one with the lower id.
-		switch owner, known := p.owners.get(h); {
-		case known && owner == nil && p.id < id:
-			p.claim(h) // once more, as it may not have been heard
-		case known && owner != nil && !owner.gone && owner.id < id:
-		default:
-			p.owners.put(h, from)
-		}
+		p.hearClaim(h&^begunBit, owner{from, h&begunBit != 0})
 	}
+}
+
+// hearClaim notes the claim of another worker, unless it knows of one that comes before it.
+func (p *Peers) hearClaim(h uint64, other owner) {
+	o, known := p.owners.get(h)
+	switch {
+	case !known || o.isGone() || !p.before(o, other):
+		p.owners.put(h, other)
+	case o.here():
+		p.claim(h) // once more, as it may not have been heard
+	}
+}
+
+// before says which of two keeps an execution that both have claimed before they heard of each other: the one who has begun, since there the
+// other would find a record that it does not know of; else the one with the lower id.
+func (p *Peers) before(a, b owner) bool {
+	if a.begun != b.begun {
+		return a.begun
+	}
+	return p.idOf(a) < p.idOf(b)
+}
+
+func (p *Peers) idOf(o owner) uint64 {
+	if o.here() {
+		return p.id
+	}
+	return o.id
 }
 
 // expire takes for gone who has said nothing for long, and lets go of what was handed over before the last beat: it was received.
