@@ -132,7 +132,7 @@ func (o *options) register(f *pflag.FlagSet) {
 	f.TextVar(&o.semantics, "semantics", o.semantics, "documented or engine, where they disagree")
 	f.TextVar(&o.batches, "batches", o.batches, "decisions stored many at once: auto (where the server is known to sync always on one replica), on or off")
 	f.BoolVar(&o.handOver, "hand-over", true, "hand inputs to the worker that handles their execution, where there are several")
-	f.IntVar(&o.lanes, "lanes", 0, "inputs handled at once (default 256)")
+	f.IntVar(&o.lanes, "lanes", 0, "inputs handled at once (default 1024)")
 	f.IntVar(&o.prefetch, "prefetch", 0, "messages of each stream that wait in the worker (default 1024)")
 	f.DurationVar(&o.stopWithin, "stop-within", 20*time.Second, "how long a stop may take to finish what is in hand")
 	f.DurationVar(&o.sweepEvery, "sweep-every", 10*time.Second, "how often overdue waits are looked for")

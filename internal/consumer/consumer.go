@@ -14,7 +14,9 @@ import (
 	"errors"
 	"fmt"
 	"hash/maphash"
+	"runtime"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -49,6 +51,8 @@ type Pipelines interface {
 // Peers are the other workers; see internal/peers. As a source they deliver what they hand over.
 type Peers interface {
 	Source
+	// There says whether there are others now.
+	There() bool
 	Claim(prefix string, handed bool)
 	HandOver(msg jetstream.Msg, prefix string) bool
 }
@@ -57,7 +61,7 @@ type Peers interface {
 type Config struct {
 	// Peers are told which executions are handled here, and are handed what belongs to those that they handle; nil means none.
 	Peers Peers
-	// Lanes is how many inputs are handled at once; 0 means 256. The inputs of one execution share a lane.
+	// Lanes is how many inputs are handled at once; 0 means 1,024. The inputs of one execution share a lane.
 	Lanes int
 	// Prefetch is how many messages of each stream wait in the worker; 0 means 1,024.
 	Prefetch int
@@ -77,10 +81,22 @@ type Consumer struct {
 	telemetry *telemetry.Telemetry
 	cfg       Config
 
-	lanes  []*lane
-	seed   maphash.Seed
-	inHand inHand
+	lanes    []*lane
+	seed     maphash.Seed
+	inHand   inHand
+	handling atomic.Int64 // inputs
 }
+
+const (
+	// mostInHand is how many messages a worker takes before the first of them is settled: more would be missing at the others.
+	mostInHand = 4096
+	// calm is how many inputs are handled at once before others have heard of it; see [Consumer.settle].
+	calm = 256
+	// heardWithin is how long it takes on a busy machine until others have heard what a worker claims.
+	heardWithin = 20 * time.Millisecond
+	// yieldAfter is how many messages are given to lanes before they get to run: what others say is not to wait behind a backlog.
+	yieldAfter = 4
+)
 
 // lane handles messages one after another, and has what is used again for each.
 type lane struct {
@@ -103,7 +119,7 @@ type item struct {
 // New returns a consumer that is not running.
 func New(journal Journal, timers Timers, pipelines Pipelines, telemetry *telemetry.Telemetry, cfg Config) *Consumer {
 	if cfg.Lanes == 0 {
-		cfg.Lanes = 256
+		cfg.Lanes = 1024
 	}
 	if cfg.Prefetch == 0 {
 		cfg.Prefetch = 1024
@@ -119,7 +135,7 @@ func New(journal Journal, timers Timers, pipelines Pipelines, telemetry *telemet
 	}
 	c := &Consumer{
 		journal: journal, timers: timers, pipelines: pipelines, telemetry: telemetry, cfg: cfg,
-		seed: maphash.MakeSeed(), inHand: inHand{items: make(map[*item]struct{})},
+		seed: maphash.MakeSeed(), inHand: inHand{room: make(chan struct{}, mostInHand), items: make(map[*item]struct{})},
 	}
 	for range cfg.Lanes {
 		c.lanes = append(c.lanes, &lane{items: make(chan *item, 16)})
@@ -177,11 +193,14 @@ func (c *Consumer) pull(ctx context.Context, source Source, handed bool) error {
 	}
 	stop := context.AfterFunc(ctx, messages.Stop)
 	defer stop()
-	for {
+	for n := 1; ; n++ {
 		msg, err := messages.Next()
 		switch {
 		case err == nil:
 			c.dispatch(msg, handed)
+			if n%yieldAfter == 0 {
+				runtime.Gosched()
+			}
 		case errors.Is(err, jetstream.ErrMsgIteratorClosed):
 			return nil
 		case errors.Is(err, jetstream.ErrConsumerDeleted), errors.Is(err, jetstream.ErrConsumerNotFound), errors.Is(err, jetstream.ErrStreamNotFound):
@@ -194,7 +213,7 @@ func (c *Consumer) pull(ctx context.Context, source Source, handed bool) error {
 	}
 }
 
-// dispatch puts a message on the lane of its execution. It blocks while the lane is full, which holds back the pull.
+// dispatch puts a message on the lane of its execution. It blocks while the lane is full, or too much is in hand, which holds back the pull.
 func (c *Consumer) dispatch(msg jetstream.Msg, handed bool) {
 	it := &item{msg: msg, received: c.cfg.Now(), handed: handed}
 	var err error
@@ -221,6 +240,10 @@ func (c *Consumer) handle(ctx context.Context, it *item) {
 	defer c.inHand.remove(it)
 	if ctx.Err() != nil {
 		return // not finished in time: delivered again
+	}
+	defer c.handling.Add(-1)
+	if c.handling.Add(1) > calm {
+		c.settle(ctx, it)
 	}
 	if c.handOver(ctx, it) {
 		return
@@ -251,6 +274,24 @@ func (c *Consumer) handle(ctx context.Context, it *item) {
 		return
 	}
 	c.ack(ctx, it)
+}
+
+// settle waits until others have heard which executions this worker claims, and it has heard of theirs. A backlog comes to all at once:
+// without that, each would begin with executions that another one has begun with too.
+func (c *Consumer) settle(ctx context.Context, it *item) {
+	if c.cfg.Peers == nil || it.handed || !c.cfg.Peers.There() {
+		return
+	}
+	wait := heardWithin - c.cfg.Now().Sub(it.received)
+	if wait <= 0 {
+		return
+	}
+	heard := time.NewTimer(wait)
+	defer heard.Stop()
+	select {
+	case <-heard.C:
+	case <-ctx.Done():
+	}
 }
 
 // handOver hands a message to the worker that handles its execution, where that is another. What was delivered before stays: whatever
@@ -303,11 +344,14 @@ func (c *Consumer) unsettled(it *item, err error) {
 
 // inHand knows the messages that were received and not settled.
 type inHand struct {
+	room  chan struct{} // has one for each
 	mu    sync.Mutex
 	items map[*item]struct{}
 }
 
+// add waits until there is room.
 func (h *inHand) add(it *item) {
+	h.room <- struct{}{}
 	h.mu.Lock()
 	h.items[it] = struct{}{}
 	h.mu.Unlock()
@@ -317,6 +361,7 @@ func (h *inHand) remove(it *item) {
 	h.mu.Lock()
 	delete(h.items, it)
 	h.mu.Unlock()
+	<-h.room
 }
 
 // report tells the broker every so often that what is in hand is being worked on, until the function it returns is called: else a

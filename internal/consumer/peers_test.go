@@ -1,13 +1,19 @@
 package consumer_test
 
 import (
+	"context"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
+	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"go.uber.org/zap"
 
+	"github.com/recourse-dev/recourse"
 	"github.com/recourse-dev/recourse/internal/consumer"
 	"github.com/recourse-dev/recourse/internal/telemetry"
 )
@@ -19,7 +25,10 @@ type others struct {
 	theirs  map[string]bool // subjects
 	claimed []string        // prefixes
 	handed  []string        // subjects
+	away    bool
 }
+
+func (o *others) There() bool { return !o.away }
 
 func (o *others) Claim(prefix string, _ bool) {
 	o.mu.Lock()
@@ -62,5 +71,53 @@ func TestHandOver(t *testing.T) {
 	}
 	if len(peers.claimed) != 3*n {
 		t.Errorf("%d claims, want %d", len(peers.claimed), 3*n)
+	}
+}
+
+// held is a journal that stores nothing before it is told to.
+type held struct {
+	instant
+	waiting atomic.Int64
+	store   chan struct{}
+}
+
+func (h *held) Append(ctx context.Context, prefix string, rec *recourse.Record, body []byte, header nats.Header) (uint64, error) {
+	h.waiting.Add(1)
+	<-h.store
+	return h.instant.Append(ctx, prefix, rec, body, header)
+}
+
+// TestBacklogSettles: of a backlog that comes to two workers, only some is begun before each has heard what the other one claims; and all
+// at once where there is no other.
+func TestBacklogSettles(t *testing.T) {
+	for _, away := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			const n = 1000
+			own := feedOf(t, n)
+			peers := &others{feed: &feed{}, theirs: map[string]bool{}, away: away}
+			journal := &held{store: make(chan struct{})}
+			c := consumer.New(journal, journal, journal, telemetry.New(zap.NewNop()), consumer.Config{Peers: peers})
+			ended := make(chan error)
+			go func() { ended <- c.Run(t.Context(), t.Context(), own) }()
+			synctest.Wait()
+			if begun := journal.waiting.Load(); away && begun < n/2 || !away && begun != 256 {
+				t.Errorf("alone: %t, %d begun at once", away, begun)
+			}
+			peers.mu.Lock()
+			for _, m := range own.messages {
+				peers.theirs[m.subject] = true
+			}
+			peers.mu.Unlock()
+			time.Sleep(20 * time.Millisecond) // in which the others were heard
+			synctest.Wait()
+			close(journal.store)
+			if err := <-ended; err != nil {
+				t.Error(err)
+			}
+			begun := int(journal.waiting.Load())
+			if !away && begun != 256 || len(peers.handed) != n-begun || int(own.settled.Load()) != begun {
+				t.Errorf("alone: %t, %d begun, %d handed over, %d settled", away, begun, len(peers.handed), own.settled.Load())
+			}
+		})
 	}
 }

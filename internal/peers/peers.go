@@ -118,6 +118,13 @@ func (p *Peers) claim(h uint64) {
 	}
 }
 
+// There says whether there are others, to whom this worker speaks.
+func (p *Peers) There() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return !p.alone && p.live() > 0
+}
+
 // live is how many others are there.
 func (p *Peers) live() (n int) {
 	for _, o := range p.others {
