@@ -16,6 +16,7 @@ import (
 	"github.com/recourse-dev/recourse"
 	"github.com/recourse-dev/recourse/client"
 	"github.com/recourse-dev/recourse/internal/broker"
+	"github.com/recourse-dev/recourse/internal/broker/brokertest"
 	"github.com/recourse-dev/recourse/internal/retry/timer"
 	"github.com/recourse-dev/recourse/internal/worker"
 )
@@ -61,14 +62,7 @@ func newEnv(t *testing.T, url string, ackWait time.Duration) *env {
 // embedded is an environment on a server in this process.
 func embedded(t *testing.T) *env {
 	t.Helper()
-	server := must(broker.StartEmbedded(broker.EmbeddedConfig{Dir: t.TempDir(), Listen: "127.0.0.1:0", Sync: broker.SyncInterval}))(t)
-	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), patience)
-		defer cancel()
-		if err := server.Shutdown(ctx); err != nil {
-			t.Error(err)
-		}
-	})
+	server := brokertest.Start(t)
 	return newEnv(t, server.URL(), 0)
 }
 

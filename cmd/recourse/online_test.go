@@ -16,6 +16,7 @@ import (
 
 	"github.com/recourse-dev/recourse"
 	"github.com/recourse-dev/recourse/internal/broker"
+	"github.com/recourse-dev/recourse/internal/broker/brokertest"
 	"github.com/recourse-dev/recourse/internal/cli"
 	"github.com/recourse-dev/recourse/internal/cli/online"
 	"github.com/recourse-dev/recourse/internal/worker"
@@ -252,17 +253,7 @@ func TestReport(t *testing.T) {
 
 // Without a worker a report is stored, but nobody decides.
 func TestReportWithoutWorker(t *testing.T) {
-	server, err := broker.StartEmbedded(broker.EmbeddedConfig{Dir: t.TempDir(), Listen: "127.0.0.1:0", Sync: broker.SyncInterval})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), testDeadline)
-		defer cancel()
-		if err := server.Shutdown(ctx); err != nil {
-			t.Error(err)
-		}
-	})
+	server := brokertest.Start(t)
 	s := &site{t: t, url: server.URL(), env: map[string]string{"NATS_URL": server.URL()}}
 	args := []string{"report", "--pipeline", "p", "--execution", "e", "--node", "s", "--as", "x", "--wait", "--within", "300ms"}
 	// There are no streams yet.

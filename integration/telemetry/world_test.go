@@ -24,6 +24,7 @@ import (
 	"github.com/recourse-dev/recourse"
 	"github.com/recourse-dev/recourse/client"
 	"github.com/recourse-dev/recourse/internal/broker"
+	"github.com/recourse-dev/recourse/internal/broker/brokertest"
 	"github.com/recourse-dev/recourse/internal/worker"
 )
 
@@ -61,14 +62,7 @@ pipeline:
 func newWorld(t *testing.T) *world {
 	t.Helper()
 	clearEnvironment(t)
-	server := must(broker.StartEmbedded(broker.EmbeddedConfig{Dir: t.TempDir(), Listen: "127.0.0.1:0", Sync: broker.SyncInterval}))(t)
-	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), patience)
-		defer cancel()
-		if err := server.Shutdown(ctx); err != nil {
-			t.Error(err)
-		}
-	})
+	server := brokertest.Start(t)
 	w := &world{url: server.URL()}
 	w.nc = must(nats.Connect(w.url))(t)
 	t.Cleanup(w.nc.Close)

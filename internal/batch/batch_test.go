@@ -14,6 +14,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/recourse-dev/recourse/internal/broker"
+	"github.com/recourse-dev/recourse/internal/broker/brokertest"
 	"github.com/recourse-dev/recourse/internal/puback"
 )
 
@@ -37,17 +38,7 @@ type world struct {
 
 func newWorld(t testing.TB, sync broker.SyncMode, timeout time.Duration) *world {
 	t.Helper()
-	server, err := broker.StartEmbedded(broker.EmbeddedConfig{Dir: t.TempDir(), Listen: "127.0.0.1:0", Sync: sync})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), patience)
-		defer cancel()
-		if err := server.Shutdown(ctx); err != nil {
-			t.Error(err)
-		}
-	})
+	server := brokertest.StartOn(t, t.TempDir(), sync)
 	w := connect(t, server.URL(), timeout)
 	if _, err := w.js.CreateStream(context.Background(), jetstream.StreamConfig{Name: stream, Subjects: []string{"test.>"}, AllowDirect: true, AllowAtomicPublish: true}); err != nil {
 		t.Fatal(err)

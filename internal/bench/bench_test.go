@@ -1,7 +1,6 @@
 package bench
 
 import (
-	"context"
 	"strings"
 	"testing"
 	"time"
@@ -12,16 +11,13 @@ import (
 	"github.com/recourse-dev/recourse"
 	"github.com/recourse-dev/recourse/internal/bench/workload"
 	"github.com/recourse-dev/recourse/internal/broker"
+	"github.com/recourse-dev/recourse/internal/broker/brokertest"
 )
 
 // server returns a connection to a server with the streams.
 func server(t *testing.T) (*nats.Conn, jetstream.JetStream) {
 	t.Helper()
-	server, err := broker.StartEmbedded(broker.EmbeddedConfig{Dir: t.TempDir(), Listen: "127.0.0.1:0", Sync: broker.SyncInterval})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = server.Shutdown(context.Background()) })
+	server := brokertest.Start(t)
 	nc, err := nats.Connect(server.URL())
 	if err != nil {
 		t.Fatal(err)

@@ -1,7 +1,6 @@
 package consumer_test
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"testing"
@@ -10,7 +9,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
-	"github.com/recourse-dev/recourse/internal/broker"
+	"github.com/recourse-dev/recourse/internal/broker/brokertest"
 	"github.com/recourse-dev/recourse/internal/consumer"
 )
 
@@ -23,17 +22,7 @@ const ackWait = time.Minute
 // durable returns a stream of subjects x.* on a server, and a source of it.
 func durable(t *testing.T) (jetstream.JetStream, jetstream.Consumer, consumer.Source) {
 	t.Helper()
-	server, err := broker.StartEmbedded(broker.EmbeddedConfig{Dir: t.TempDir(), Listen: "127.0.0.1:0", Sync: broker.SyncInterval})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), patience)
-		defer cancel()
-		if err := server.Shutdown(ctx); err != nil {
-			t.Error(err)
-		}
-	})
+	server := brokertest.Start(t)
 	nc, err := nats.Connect(server.URL())
 	if err != nil {
 		t.Fatal(err)

@@ -1,7 +1,6 @@
 package incident
 
 import (
-	"context"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -16,6 +15,7 @@ import (
 
 	"github.com/recourse-dev/recourse"
 	"github.com/recourse-dev/recourse/internal/broker"
+	"github.com/recourse-dev/recourse/internal/broker/brokertest"
 	"github.com/recourse-dev/recourse/internal/decide"
 	"github.com/recourse-dev/recourse/internal/publish"
 	"github.com/recourse-dev/recourse/internal/retry"
@@ -148,17 +148,8 @@ type bench struct {
 
 func newBench(t *testing.T, dir string) *bench {
 	t.Helper()
-	server, err := broker.StartEmbedded(broker.EmbeddedConfig{Dir: dir, Listen: "127.0.0.1:0", Sync: broker.SyncInterval})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
-		defer cancel()
-		if err := server.Shutdown(ctx); err != nil {
-			t.Error(err)
-		}
-	})
+	server := brokertest.StartOn(t, dir, broker.SyncInterval)
+	var err error
 	b := &bench{}
 	if b.nc, err = nats.Connect(server.URL()); err != nil {
 		t.Fatal(err)

@@ -22,6 +22,7 @@ import (
 	"github.com/recourse-dev/recourse"
 	"github.com/recourse-dev/recourse/client"
 	"github.com/recourse-dev/recourse/internal/broker"
+	"github.com/recourse-dev/recourse/internal/broker/brokertest"
 	"github.com/recourse-dev/recourse/internal/simulate"
 	"github.com/recourse-dev/recourse/internal/worker"
 )
@@ -322,11 +323,7 @@ func TestRunKilled(t *testing.T) {
 
 // TestRunOnServer runs against a server and a worker of their own; a person answers.
 func TestRunOnServer(t *testing.T) {
-	server, err := broker.StartEmbedded(broker.EmbeddedConfig{Dir: t.TempDir(), Listen: "127.0.0.1:0", Sync: broker.SyncInterval})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = server.Shutdown(context.Background()) }()
+	server := brokertest.Start(t)
 	ctx, stop := context.WithCancel(t.Context())
 	ready, stopped := make(chan string, 1), make(chan error, 1)
 	go func() {
@@ -445,11 +442,7 @@ func provisioned(t *testing.T, url string) {
 
 // TestRunWithoutWorker tells that nobody decides.
 func TestRunWithoutWorker(t *testing.T) {
-	server, err := broker.StartEmbedded(broker.EmbeddedConfig{Dir: t.TempDir(), Listen: "127.0.0.1:0", Sync: broker.SyncInterval})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = server.Shutdown(context.Background()) }()
+	server := brokertest.Start(t)
 	ctx, stop := context.WithTimeout(t.Context(), patience)
 	defer stop()
 	cfg, e := config(t, pipelineOf(stageOf("one", script("s", "exit 1", ""), "", "")))
@@ -466,7 +459,7 @@ func TestRunWithoutWorker(t *testing.T) {
 	}
 	defer func(most time.Duration) { lateAfter = most }(lateAfter)
 	lateAfter = 200 * time.Millisecond
-	_, err = Run(ctx, cfg)
+	_, err := Run(ctx, cfg)
 	if lines := strings.Join(e.lines(KindNote), "\n"); !strings.Contains(lines, "there is no decision about one/s, attempt 1") {
 		t.Errorf("%v\n%s", err, strings.Join(e.lines(), "\n"))
 	}

@@ -13,6 +13,7 @@ import (
 
 	"github.com/recourse-dev/recourse"
 	"github.com/recourse-dev/recourse/internal/broker"
+	"github.com/recourse-dev/recourse/internal/broker/brokertest"
 )
 
 // bench is a server with the streams.
@@ -23,17 +24,8 @@ type bench struct {
 
 func newBench(t *testing.T) *bench {
 	t.Helper()
-	server, err := broker.StartEmbedded(broker.EmbeddedConfig{Dir: t.TempDir(), Listen: "127.0.0.1:0", Sync: broker.SyncInterval})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
-		defer cancel()
-		if err := server.Shutdown(ctx); err != nil {
-			t.Error(err)
-		}
-	})
+	server := brokertest.Start(t)
+	var err error
 	b := &bench{}
 	if b.nc, err = nats.Connect(server.URL()); err != nil {
 		t.Fatal(err)

@@ -16,6 +16,7 @@ import (
 
 	"github.com/recourse-dev/recourse"
 	"github.com/recourse-dev/recourse/internal/broker"
+	"github.com/recourse-dev/recourse/internal/broker/brokertest"
 )
 
 func TestMain(m *testing.M) {
@@ -44,17 +45,8 @@ type fired struct {
 
 func newBench(t *testing.T) *bench {
 	t.Helper()
-	server, err := broker.StartEmbedded(broker.EmbeddedConfig{Dir: t.TempDir(), Listen: "127.0.0.1:0", Sync: broker.SyncInterval})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), patience)
-		defer cancel()
-		if err := server.Shutdown(ctx); err != nil {
-			t.Error(err)
-		}
-	})
+	server := brokertest.Start(t)
+	var err error
 	b := &bench{due: make(chan fired, 100)}
 	if b.nc, err = nats.Connect(server.URL()); err != nil {
 		t.Fatal(err)
