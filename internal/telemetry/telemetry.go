@@ -64,7 +64,7 @@ func (h *Handling) Recorded(ctx context.Context, rec *recourse.Record, due *reco
 	if open := h.t.interventions; open != nil {
 		open.ended(h.Subject.Prefix, rec.Ends, rec.Cancelled)
 		if rec.Wait.Kind == recourse.WaitIntervention {
-			open.opened(h.Subject.Prefix, rec.Version)
+			open.opened(h.Subject.Prefix, rec.Version, false)
 		}
 	}
 	if entry := h.t.consumer.Check(zap.InfoLevel, "decided"); entry != nil {

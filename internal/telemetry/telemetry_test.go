@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -307,11 +308,11 @@ func TestInterventions(t *testing.T) {
 	if looks != 2 {
 		t.Errorf("looked %d times, want once at each", looks)
 	}
-	i.opened("c", 1)
-	i.opened("c", 1) // and the journal tells it again
+	i.opened("c", 1, false)
+	i.opened("c", 1, false) // and the journal tells it again
 	is("opened here", 3, true)
 	i.ended("c", 1, nil)
-	i.opened("c", 1) // and the journal tells it late
+	i.opened("c", 1, false) // and the journal tells it late
 	is("ended here", 2, true)
 	i.ended("a", 0, []uint64{4, 7})
 	i.ended("nowhere", 5, nil)
@@ -320,7 +321,7 @@ func TestInterventions(t *testing.T) {
 	// Another worker ended the last one of a; while that is looked up, one is opened here.
 	now = now.Add(2 * lookEvery)
 	journal["a"] = intervention()
-	during = func() { i.opened("a", 9) }
+	during = func() { i.opened("a", 9, false) }
 	i.look(t.Context(), now)
 	is("what came in between counts", 2, true)
 	during, journal["a"] = nil, intervention(9)
@@ -329,12 +330,12 @@ func TestInterventions(t *testing.T) {
 	if len(i.open) != 1 || len(i.queue) != 1 {
 		t.Errorf("%d executions are kept, %d are queued: what has nothing open is to be forgotten", len(i.open), len(i.queue))
 	}
-	i.opened("broken", 1)
+	i.opened("broken", 1, false)
 	i.look(t.Context(), now.Add(4*lookEvery))
 	is("what cannot be looked up stays", 2, true)
 	var nobody *Interventions
 	nobody.ended("a", 1, nil)
-	nobody.opened("a", 1)
+	nobody.opened("a", 1, false)
 	nobody.Heard(pauses("a", "1", now))
 	nobody.Read(pauses("a", "1", now))
 	nobody.ReadAll()
@@ -383,20 +384,54 @@ func TestInterventionsAreLookedUpSlowly(t *testing.T) {
 	}, zap.NewNop())
 	const many = 1000
 	for n := range many {
-		i.opened(fmt.Sprint(n), 1)
+		i.opened(fmt.Sprint(n), 1, false)
 	}
 	now := time.Now().Add(lookEvery + time.Second)
-	for round := range many / lookAtOnce {
-		i.look(t.Context(), now)
-		if looks != (round+1)*lookAtOnce {
+	for round := range many {
+		if i.look(t.Context(), now); looks != round+1 {
 			t.Fatalf("%d looks in %d rounds", looks, round+1)
 		}
 	}
 	if i.look(t.Context(), now); looks != many {
 		t.Errorf("%d looks at %d", looks, many)
 	}
-	i.look(t.Context(), now.Add(lookEvery+time.Second))
-	if looks != many+lookAtOnce {
+	if i.look(t.Context(), now.Add(lookEvery+time.Second)); looks != many+1 {
 		t.Errorf("%d looks in a round", looks-many)
+	}
+}
+
+// TestRefusedInterventions: what was heard and the journal refused is not counted for long, whatever else waits to be looked at.
+func TestRefusedInterventions(t *testing.T) {
+	journal := map[string][]recourse.Wait{"other": intervention(1), "again": intervention(2)}
+	var looks []string
+	i := NewInterventions(func(_ context.Context, prefix string) ([]recourse.Wait, error) {
+		looks = append(looks, prefix)
+		return journal[prefix], nil
+	}, zap.NewNop())
+	now := time.Now()
+	i.opened("other", 1, false)
+	for _, version := range []string{"1", "2"} {
+		i.Heard(pauses("again", version, now))
+	}
+	i.Heard(pauses("refused", "1", now))
+	is := func(want int, looked ...string) {
+		t.Helper()
+		i.look(t.Context(), now)
+		if n, _ := i.Open(); n != want || !slices.Equal(looks, looked) {
+			t.Errorf("%d open after looking at %q, want %d after %q", n, looks, want, looked)
+		}
+		looks = nil
+	}
+	is(4)
+	now = now.Add(lookFirst + time.Second)
+	is(3, "again")
+	is(2, "refused")
+	is(2)
+	now = now.Add(lookEvery)
+	is(2, "other")
+	is(2, "again")
+	is(2)
+	if len(i.open) != 2 || len(i.queue) != 2 || len(i.fresh) != 0 {
+		t.Errorf("%d executions are kept, %d and %d are queued", len(i.open), len(i.fresh), len(i.queue))
 	}
 }
