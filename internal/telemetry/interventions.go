@@ -13,7 +13,7 @@ import (
 
 // The bounds of looking: what is open is looked up again after a while, and not faster than the server likes.
 const (
-	lookFirst     = time.Second           // at one that was heard of: what was heard may have been refused by the journal
+	lookFirst     = 6 * time.Second       // at one that was heard of: by then the journal has stored or refused it
 	lookEvery     = 30 * time.Second      // at one execution
 	lookTick      = 20 * time.Millisecond // between two rounds, which are small: a round of 100 showed in the latency of decisions
 	forgottenFrom = 24 * time.Hour        // past its deadline an intervention was over before the worker started
@@ -23,8 +23,8 @@ const (
 // for overdue waits ([Interventions.Read]), and what is opened from then on from the pauses as they are published ([Interventions.Heard]).
 // A consumer of the pauses would cost the server more than all decisions (docs/adr/0005-sweeper-watches-its-own.md), and one of all that
 // may end them as much as the records themselves. So what this worker ends is gone at once, and whether another ended it is looked up
-// every 30 s: up to 50 executions a second, less often for each where more than 1,500 are paused. One that was heard of is looked up first
-// after a second, up to 50 of them a second: a pause is heard also where the journal refuses its record.
+// every 30 s: up to 50 executions a second, less often for each where more than 1,500 are paused. One that was heard of is looked up after six
+// seconds too, up to 50 of them a second: a pause is heard also where the journal then refuses its record.
 //
 // Memory: about 300 bytes for each that is open. A nil one knows nothing, and may be told.
 type Interventions struct {
@@ -37,7 +37,7 @@ type Interventions struct {
 	mu    sync.Mutex
 	open  map[string]*paused // by the prefix of the execution
 	queue []string           // the prefixes, the one to be looked at first in front
-	fresh []string           // the same for those that were heard of and not looked at yet
+	heard []heard            // what was heard and not looked at yet
 	count int                // of open interventions
 	read  bool               // the journal, once
 }
@@ -48,6 +48,12 @@ type paused struct {
 	over    map[uint64]struct{} // versions of those that this worker ended
 	look    time.Time           // when again
 	changes int                 // of open
+}
+
+// heard is an execution of which a pause was heard.
+type heard struct {
+	prefix string
+	look   time.Time // when
 }
 
 // NewInterventions returns the interventions of a journal; waits returns the pending waits of the execution under a prefix.
@@ -133,7 +139,7 @@ func opens(subject recourse.Subject, header nats.Header) (version uint64, opens 
 }
 
 // opened notes an intervention, which was heard of or stands in the journal.
-func (i *Interventions) opened(prefix string, version uint64, heard bool) {
+func (i *Interventions) opened(prefix string, version uint64, isHeard bool) {
 	if i == nil {
 		return
 	}
@@ -141,13 +147,9 @@ func (i *Interventions) opened(prefix string, version uint64, heard bool) {
 	defer i.mu.Unlock()
 	p := i.open[prefix]
 	if p == nil {
-		p = &paused{open: make(map[uint64]struct{}, 1)}
+		p = &paused{open: make(map[uint64]struct{}, 1), look: time.Now().Add(lookEvery)}
 		i.open[prefix] = p
-		if heard {
-			p.look, i.fresh = time.Now().Add(lookFirst), append(i.fresh, prefix)
-		} else {
-			p.look, i.queue = time.Now().Add(lookEvery), append(i.queue, prefix)
-		}
+		i.queue = append(i.queue, prefix)
 	}
 	if _, over := p.over[version]; over {
 		return // it is told here later than this worker ended it
@@ -156,6 +158,9 @@ func (i *Interventions) opened(prefix string, version uint64, heard bool) {
 		p.open[version] = struct{}{}
 		p.changes++
 		i.count++
+		if isHeard {
+			i.heard = append(i.heard, heard{prefix, time.Now().Add(lookFirst)})
+		}
 	}
 }
 
@@ -215,27 +220,32 @@ type turn struct {
 	changes int
 }
 
-// turn returns the executions to look at now: one of each queue, past those where nothing is open any more.
+// turn returns the executions to look at now: one that was heard of, and one whose turn it is otherwise. That one goes to the end of the
+// queue, or out of it where nothing is open any more.
 func (i *Interventions) turn(now time.Time) (turns []turn) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	for _, queue := range []*[]string{&i.fresh, &i.queue} {
-		for len(*queue) > 0 {
-			prefix := (*queue)[0]
-			p := i.open[prefix]
-			if p.look.After(now) {
-				break
-			}
-			*queue = (*queue)[1:]
-			if len(p.open) == 0 {
-				delete(i.open, prefix)
-				continue
-			}
-			p.look = now.Add(lookEvery)
-			i.queue = append(i.queue, prefix)
+	for len(i.heard) > 0 && len(turns) == 0 && !i.heard[0].look.After(now) {
+		prefix := i.heard[0].prefix
+		i.heard = i.heard[1:]
+		if p := i.open[prefix]; p != nil && len(p.open) > 0 {
 			turns = append(turns, turn{prefix, p.changes})
+		}
+	}
+	for len(i.queue) > 0 {
+		prefix := i.queue[0]
+		p := i.open[prefix]
+		if p.look.After(now) {
 			break
 		}
+		i.queue = i.queue[1:]
+		if len(p.open) == 0 {
+			delete(i.open, prefix)
+			continue
+		}
+		p.look = now.Add(lookEvery)
+		i.queue = append(i.queue, prefix)
+		return append(turns, turn{prefix, p.changes})
 	}
 	return turns
 }

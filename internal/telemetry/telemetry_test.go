@@ -305,8 +305,8 @@ func TestInterventions(t *testing.T) {
 	i.look(t.Context(), now)
 	is("another worker ended the one of b", 2, true)
 	i.look(t.Context(), now)
-	if looks != 2 {
-		t.Errorf("looked %d times, want once at each", looks)
+	if looks != 3 {
+		t.Errorf("looked %d times, want once at each, and once more at what was heard", looks)
 	}
 	i.opened("c", 1, false)
 	i.opened("c", 1, false) // and the journal tells it again
@@ -414,6 +414,8 @@ func TestRefusedInterventions(t *testing.T) {
 		i.Heard(pauses("again", version, now))
 	}
 	i.Heard(pauses("refused", "1", now))
+	i.Heard(pauses("ended", "1", now))
+	i.ended("ended", 1, nil)
 	is := func(want int, looked ...string) {
 		t.Helper()
 		i.look(t.Context(), now)
@@ -425,13 +427,19 @@ func TestRefusedInterventions(t *testing.T) {
 	is(4)
 	now = now.Add(lookFirst + time.Second)
 	is(3, "again")
+	is(3, "again") // once for each that was heard
 	is(2, "refused")
 	is(2)
+	i.Heard(pauses("other", "2", now)) // where one is open already
+	if n, _ := i.Open(); n != 3 {
+		t.Errorf("%d open, want 3 before it is looked at", n)
+	}
+	is(2, "other")
 	now = now.Add(lookEvery)
 	is(2, "other")
 	is(2, "again")
 	is(2)
-	if len(i.open) != 2 || len(i.queue) != 2 || len(i.fresh) != 0 {
-		t.Errorf("%d executions are kept, %d and %d are queued", len(i.open), len(i.fresh), len(i.queue))
+	if len(i.open) != 2 || len(i.queue) != 2 || len(i.heard) != 0 {
+		t.Errorf("%d executions are kept, %d and %d are queued", len(i.open), len(i.heard), len(i.queue))
 	}
 }
