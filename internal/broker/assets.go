@@ -20,8 +20,8 @@ const PipelinesStream = "KV_" + recourse.BucketPipelines
 const (
 	// AckWait is how long a worker may be silent about a message before another one gets it.
 	AckWait = 30 * time.Second
-	// MaxAckPending bounds what all workers of a consumer together hold unacknowledged: 100 workers with 500 messages each. What
-	// waits for a delayed redelivery counts too, so it is far above what is ever worked on at once.
+	// MaxAckPending bounds what all workers of a consumer together hold unacknowledged. What waits for a delayed redelivery counts too.
+	// A worker holds some 5,000 messages of a backlog, so ten of them have all of one, and others none until those are done.
 	MaxAckPending = 50_000
 	// maxWaiting bounds the pull requests that wait at the server: two for each of 2,000 workers. It cannot be changed later.
 	maxWaiting = 4_000

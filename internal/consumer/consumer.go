@@ -15,6 +15,7 @@ import (
 	"fmt"
 	"hash/maphash"
 	"runtime"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -51,17 +52,18 @@ type Pipelines interface {
 // Peers are the other workers; see internal/peers. As a source they deliver what they hand over.
 type Peers interface {
 	Source
-	// There says whether there are others now.
-	There() bool
+	// HeardWithin is how long it takes until others have heard of a claim; 0 where there are none.
+	HeardWithin() time.Duration
 	Claim(prefix string, handed bool)
 	HandOver(msg jetstream.Msg, prefix string) bool
+	Begin(prefix string)
 }
 
 // Config sets up a [Consumer].
 type Config struct {
 	// Peers are told which executions are handled here, and are handed what belongs to those that they handle; nil means none.
 	Peers Peers
-	// Lanes is how many inputs are handled at once; 0 means 1,024. The inputs of one execution share a lane.
+	// Lanes is how many inputs are handled at once, 4,096 at the most; 0 means 1,024. The inputs of one execution share a lane.
 	Lanes int
 	// Prefetch is how many messages of each stream wait in the worker; 0 means 1,024.
 	Prefetch int
@@ -88,22 +90,61 @@ type Consumer struct {
 }
 
 const (
-	// mostInHand is how many messages a worker takes before the first of them is settled: more would be missing at the others.
+	// mostInHand is how many messages are handled, or wait for their lane, at once. Some wait to be that: each source has its prefetch.
 	mostInHand = 4096
-	// calm is how many inputs are handled at once before others have heard of it; see [Consumer.settle].
+	// calm is how many inputs are handled at once before others have heard of it; see [Consumer.letOthersHear].
 	calm = 256
-	// heardWithin is how long it takes on a busy machine until others have heard what a worker claims.
-	heardWithin = 20 * time.Millisecond
 	// yieldAfter is how many messages are given to lanes before they get to run: what others say is not to wait behind a backlog.
 	yieldAfter = 4
 )
 
 // lane handles messages one after another, and has what is used again for each.
 type lane struct {
-	items chan *item
-	rec   recourse.Record
-	body  []byte // of rec
-	told  telemetry.Handling
+	mu      sync.Mutex
+	changed sync.Cond
+	waiting []*item
+	closed  bool
+
+	rec  recourse.Record
+	body []byte // of rec
+	told telemetry.Handling
+}
+
+func newLane() *lane {
+	l := new(lane)
+	l.changed.L = &l.mu
+	return l
+}
+
+// put adds an item, without waiting: however many of one execution there are, they do not hold up the others.
+func (l *lane) put(it *item) {
+	l.mu.Lock()
+	l.waiting = append(l.waiting, it)
+	l.mu.Unlock()
+	l.changed.Signal()
+}
+
+// next waits for an item. It returns nil when the lane is closed and empty.
+func (l *lane) next() *item {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for len(l.waiting) == 0 {
+		if l.closed {
+			return nil
+		}
+		l.changed.Wait()
+	}
+	it := l.waiting[0]
+	l.waiting = slices.Delete(l.waiting, 0, 1)
+	return it
+}
+
+// close says that nothing more is put.
+func (l *lane) close() {
+	l.mu.Lock()
+	l.closed = true
+	l.mu.Unlock()
+	l.changed.Signal()
 }
 
 // item is a message on its way.
@@ -138,7 +179,7 @@ func New(journal Journal, timers Timers, pipelines Pipelines, telemetry *telemet
 		seed: maphash.MakeSeed(), inHand: inHand{room: make(chan struct{}, mostInHand), items: make(map[*item]struct{})},
 	}
 	for range cfg.Lanes {
-		c.lanes = append(c.lanes, &lane{items: make(chan *item, 16)})
+		c.lanes = append(c.lanes, newLane())
 	}
 	return c
 }
@@ -150,7 +191,7 @@ func (c *Consumer) Run(ctx, finish context.Context, sources ...Source) error {
 	var lanes sync.WaitGroup
 	for _, lane := range c.lanes {
 		lanes.Go(func() {
-			for it := range lane.items {
+			for it := lane.next(); it != nil; it = lane.next() {
 				c.handle(finish, it)
 			}
 		})
@@ -174,7 +215,7 @@ func (c *Consumer) Run(ctx, finish context.Context, sources ...Source) error {
 	}
 	pulls.Wait()
 	for _, lane := range c.lanes {
-		close(lane.items)
+		lane.close()
 	}
 	lanes.Wait()
 	stopProgress()
@@ -213,7 +254,7 @@ func (c *Consumer) pull(ctx context.Context, source Source, handed bool) error {
 	}
 }
 
-// dispatch puts a message on the lane of its execution. It blocks while the lane is full, or too much is in hand, which holds back the pull.
+// dispatch puts a message on the lane of its execution. It blocks while too much is in hand, which holds back the pull.
 func (c *Consumer) dispatch(msg jetstream.Msg, handed bool) {
 	it := &item{msg: msg, received: c.cfg.Now(), handed: handed}
 	var err error
@@ -232,7 +273,7 @@ func (c *Consumer) dispatch(msg jetstream.Msg, handed bool) {
 	}
 	c.inHand.add(it)
 	it.lane = c.lanes[maphash.String(c.seed, it.subject.Prefix)%uint64(len(c.lanes))]
-	it.lane.items <- it
+	it.lane.put(it)
 }
 
 // handle decides one message and settles it.
@@ -243,7 +284,7 @@ func (c *Consumer) handle(ctx context.Context, it *item) {
 	}
 	defer c.handling.Add(-1)
 	if c.handling.Add(1) > calm {
-		c.settle(ctx, it)
+		c.letOthersHear(ctx, it)
 	}
 	if c.handOver(ctx, it) {
 		return
@@ -276,13 +317,13 @@ func (c *Consumer) handle(ctx context.Context, it *item) {
 	c.ack(ctx, it)
 }
 
-// settle waits until others have heard which executions this worker claims, and it has heard of theirs. A backlog comes to all at once:
-// without that, each would begin with executions that another one has begun with too.
-func (c *Consumer) settle(ctx context.Context, it *item) {
-	if c.cfg.Peers == nil || it.handed || !c.cfg.Peers.There() {
+// letOthersHear waits until others have heard which executions this worker claims, and it has heard of theirs. A backlog comes to all at
+// once: without that, each would begin with executions that another one has begun with too.
+func (c *Consumer) letOthersHear(ctx context.Context, it *item) {
+	if !c.mayHandOver(it) {
 		return
 	}
-	wait := heardWithin - c.cfg.Now().Sub(it.received)
+	wait := c.cfg.Peers.HeardWithin() - c.cfg.Now().Sub(it.received)
 	if wait <= 0 {
 		return
 	}
@@ -294,14 +335,22 @@ func (c *Consumer) settle(ctx context.Context, it *item) {
 	}
 }
 
-// handOver hands a message to the worker that handles its execution, where that is another. What was delivered before stays: whatever
-// became of it then, it does not go round in circles.
+// mayHandOver says whether a message may go to another worker. What was delivered before stays: whatever became of it then, it does not go
+// round in circles.
+func (c *Consumer) mayHandOver(it *item) bool {
+	return c.cfg.Peers != nil && !it.handed && it.metadata.NumDelivered == 1
+}
+
+// handOver hands a message to the worker that handles its execution, where that is another.
 func (c *Consumer) handOver(ctx context.Context, it *item) bool {
-	if c.cfg.Peers == nil || it.handed || it.metadata.NumDelivered > 1 || !c.cfg.Peers.HandOver(it.msg, it.subject.Prefix) {
-		return false
+	if c.mayHandOver(it) && c.cfg.Peers.HandOver(it.msg, it.subject.Prefix) {
+		c.telemetry.HandedOver(ctx)
+		return true
 	}
-	c.telemetry.HandedOver(ctx)
-	return true
+	if c.cfg.Peers != nil {
+		c.cfg.Peers.Begin(it.subject.Prefix)
+	}
+	return false
 }
 
 func (c *Consumer) reject(ctx context.Context, it *item, why *recourse.DecodeError) {
@@ -315,6 +364,7 @@ func (c *Consumer) reject(ctx context.Context, it *item, why *recourse.DecodeErr
 		return
 	}
 	it.told.Rejected(ctx, why.Reason, why.Err)
+	c.inHand.settled(it)
 	settling := it.told.Settling(ctx, "term")
 	err = it.msg.TermWithReason(string(why.Reason))
 	settling.End(err)
@@ -322,6 +372,7 @@ func (c *Consumer) reject(ctx context.Context, it *item, why *recourse.DecodeErr
 }
 
 func (c *Consumer) ack(ctx context.Context, it *item) {
+	c.inHand.settled(it)
 	settling := it.told.Settling(ctx, "ack")
 	err := it.msg.Ack()
 	settling.End(err)
@@ -329,6 +380,7 @@ func (c *Consumer) ack(ctx context.Context, it *item) {
 }
 
 func (c *Consumer) nak(ctx context.Context, it *item, delay time.Duration) {
+	c.inHand.settled(it)
 	settling := it.told.Settling(ctx, "nak")
 	err := it.msg.NakWithDelay(delay)
 	settling.End(err)
@@ -342,25 +394,32 @@ func (c *Consumer) unsettled(it *item, err error) {
 	}
 }
 
-// inHand knows the messages that were received and not settled.
+// inHand knows the messages that were dispatched and not settled.
 type inHand struct {
-	room  chan struct{} // has one for each
+	room  chan struct{} // has one for each that is handled or waits for its lane
 	mu    sync.Mutex
 	items map[*item]struct{}
 }
 
 // add waits until there is room.
 func (h *inHand) add(it *item) {
-	h.room <- struct{}{}
 	h.mu.Lock()
 	h.items[it] = struct{}{}
 	h.mu.Unlock()
+	h.room <- struct{}{}
 }
 
-func (h *inHand) remove(it *item) {
+// settled says that a message is settled now: whoever then reported it as in progress would have a server that is to deliver it again soon
+// wait for as long as it waits for an acknowledgement.
+func (h *inHand) settled(it *item) {
 	h.mu.Lock()
 	delete(h.items, it)
 	h.mu.Unlock()
+}
+
+// remove makes room.
+func (h *inHand) remove(it *item) {
+	h.settled(it)
 	<-h.room
 }
 
@@ -378,12 +437,21 @@ func (h *inHand) report(every time.Duration) (stop func()) {
 				return
 			case <-tick.C:
 				for _, it := range h.list() {
-					_ = it.msg.InProgress() // settled meanwhile, or the connection is gone: both are seen elsewhere
+					h.progress(it)
 				}
 			}
 		}
 	}()
 	return func() { close(done); <-ended }
+}
+
+// progress reports a message, unless it was settled meanwhile.
+func (h *inHand) progress(it *item) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if _, still := h.items[it]; still {
+		_ = it.msg.InProgress() // a connection that is gone is seen elsewhere
+	}
 }
 
 func (h *inHand) list() []*item {

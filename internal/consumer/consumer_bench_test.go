@@ -134,3 +134,4 @@ func (m *fed) Data() []byte         { return m.body }
 func (m *fed) Headers() nats.Header { return nil }
 func (m *fed) Subject() string      { return m.subject }
 func (m *fed) Ack() error           { m.feed.settled.Add(1); return nil }
+func (m *fed) InProgress() error    { return nil }

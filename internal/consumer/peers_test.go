@@ -24,11 +24,26 @@ type others struct {
 	mu      sync.Mutex
 	theirs  map[string]bool // subjects
 	claimed []string        // prefixes
+	begun   []string        // prefixes
 	handed  []string        // subjects
 	away    bool
 }
 
-func (o *others) There() bool { return !o.away }
+// heardWithin is how long it takes until the others have heard something.
+const heardWithin = 20 * time.Millisecond
+
+func (o *others) HeardWithin() time.Duration {
+	if o.away {
+		return 0
+	}
+	return heardWithin
+}
+
+func (o *others) Begin(prefix string) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.begun = append(o.begun, prefix)
+}
 
 func (o *others) Claim(prefix string, _ bool) {
 	o.mu.Lock()
@@ -69,8 +84,8 @@ func TestHandOver(t *testing.T) {
 	if own.settled.Load() != n/2 || theirs.settled.Load() != n || again.settled.Load() != n || journal.appended.Load() != n/2+n+n {
 		t.Errorf("settled %d of its own, %d of others, %d delivered before, with %d records", own.settled.Load(), theirs.settled.Load(), again.settled.Load(), journal.appended.Load())
 	}
-	if len(peers.claimed) != 3*n {
-		t.Errorf("%d claims, want %d", len(peers.claimed), 3*n)
+	if len(peers.claimed) != 3*n || len(peers.begun) != n/2+n+n {
+		t.Errorf("%d claimed, %d begun; want %d, and those that were not handed over", len(peers.claimed), len(peers.begun), 3*n)
 	}
 }
 
@@ -108,7 +123,7 @@ func TestBacklogSettles(t *testing.T) {
 				peers.theirs[m.subject] = true
 			}
 			peers.mu.Unlock()
-			time.Sleep(20 * time.Millisecond) // in which the others were heard
+			time.Sleep(heardWithin)
 			synctest.Wait()
 			close(journal.store)
 			if err := <-ended; err != nil {
@@ -120,4 +135,27 @@ func TestBacklogSettles(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestRedeliveredBacklog: what was delivered before stays here, so nothing is to be heard of others first.
+func TestRedeliveredBacklog(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const n = 1000
+		own := feedOf(t, n)
+		for _, m := range own.messages {
+			m.delivered = 2
+		}
+		journal := &held{store: make(chan struct{})}
+		c := consumer.New(journal, journal, journal, telemetry.New(zap.NewNop()), consumer.Config{Peers: &others{feed: &feed{}}})
+		ended := make(chan error)
+		go func() { ended <- c.Run(t.Context(), t.Context(), own) }()
+		synctest.Wait()
+		if begun := journal.waiting.Load(); begun < n/2 {
+			t.Errorf("%d begun at once", begun)
+		}
+		close(journal.store)
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	})
 }

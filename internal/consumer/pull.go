@@ -139,7 +139,9 @@ func (p *pull) Next() (jetstream.Msg, error) {
 			if status == nats.CLOSED {
 				return nil, p.closed()
 			}
-			p.asked = 0 // the requests ended with the connection on which they were made
+			if len(p.status) == 0 { // else it is asked for after the last of several
+				p.asked = 0 // the requests ended with the connection on which they were made
+			}
 		case <-silent.C:
 			if p.nc.IsClosed() {
 				return nil, p.closed()

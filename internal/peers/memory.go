@@ -22,11 +22,20 @@ func newMemory() memory {
 	return memory{young: make(map[uint64]owner), old: make(map[uint64]owner)}
 }
 
+// get returns who handles an execution, which is seen by that.
 func (m *memory) get(h uint64) (o owner, known bool) {
 	if o, known = m.young[h]; !known {
 		if o, known = m.old[h]; known {
 			m.put(h, o)
 		}
+	}
+	return o, known
+}
+
+// look is get of an execution that is not seen by that.
+func (m *memory) look(h uint64) (o owner, known bool) {
+	if o, known = m.young[h]; !known {
+		o, known = m.old[h]
 	}
 	return o, known
 }

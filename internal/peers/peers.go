@@ -70,6 +70,7 @@ type other struct {
 	heard  time.Time
 	queued int  // messages that wait there, as far as is known
 	gone   bool // until it says something
+	left   bool // for good
 }
 
 // sent is a message on its way.
@@ -118,12 +119,28 @@ func (p *Peers) claim(h uint64) {
 	}
 }
 
-// There says whether there are others, to whom this worker speaks.
-func (p *Peers) There() bool {
+// Begin says that this worker handles something of the execution under a prefix: of two that claim it, who has begun keeps it.
+func (p *Peers) Begin(prefix string) {
+	h := hash(prefix)
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return !p.alone && p.live() > 0
+	if o, known := p.owners.get(h); known && o.here() && !o.begun {
+		p.owners.put(h, owner{begun: true})
+	}
 }
+
+// HeardWithin returns how long it takes until others have heard what this worker claims, about; 0 where there are none.
+func (p *Peers) HeardWithin() time.Duration {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.alone || p.live() == 0 {
+		return 0
+	}
+	return p.pause() + heardAfter
+}
+
+// pause is how long after it has spoken, at the least, a worker speaks again to tell what it claims.
+func (p *Peers) pause() time.Duration { return tellEvery * time.Duration(1+p.live()/4) }
 
 // live is how many others are there.
 func (p *Peers) live() (n int) {
@@ -149,9 +166,6 @@ func (p *Peers) HandOver(msg jetstream.Msg, prefix string) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	to, known := p.owners.get(h)
-	if known && to.here() && !to.begun {
-		p.owners.put(h, owner{begun: true})
-	}
 	if !known || to.here() || to.gone || p.alone || to.queued >= mostQueued || size(msg) > mostBytes {
 		return false
 	}

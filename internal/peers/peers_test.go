@@ -353,8 +353,11 @@ func TestBegun(t *testing.T) {
 			msg, _ := stored(t, third.nc, nil)
 			for _, p := range []*Peers{first, second} {
 				p.Claim(prefix, false)
-				if slices.Contains(begins, p.id) && p.HandOver(msg, prefix) {
+				if p.HandOver(msg, prefix) {
 					t.Fatal("handed over by the one who handles it")
+				}
+				if slices.Contains(begins, p.id) {
+					p.Begin(prefix)
 				}
 			}
 			a, b, c := first.run(t), second.run(t), third.run(t)
@@ -402,14 +405,16 @@ func TestAlone(t *testing.T) {
 		t.Error("handed over by a worker that is alone")
 	}
 	heard, err := b.nc.SubscribeSync(SubjectClaims)
-	if err != nil {
+	if err := errors.Join(err, b.nc.Flush()); err != nil {
 		t.Fatal(err)
 	}
 	a.Claim("third", false)
 	a.tell()
+	a.mu.Lock()
 	if len(a.claims) != 0 {
 		t.Errorf("%d claims wait to be told", len(a.claims))
 	}
+	a.mu.Unlock()
 	if err := errors.Join(a.nc.Flush(), b.nc.Flush()); err != nil {
 		t.Fatal(err)
 	}
@@ -554,5 +559,62 @@ func TestMemory(t *testing.T) {
 	}
 	if len(own) != mostKnown {
 		t.Errorf("%d of its own, want %d", len(own), mostKnown)
+	}
+}
+
+// TestHeardWithin: there is somebody to hear a claim while another worker is there, and this one speaks to it; the more hear it the longer it
+// may take.
+func TestHeardWithin(t *testing.T) {
+	url := startServer(t)
+	a, b := newPeers(t, url, 1).run(t), newPeers(t, url, 2).run(t)
+	for _, p := range []*member{a, b} {
+		eventually(t, "the other is there", func() bool { return p.HeardWithin() == 20*time.Millisecond })
+	}
+	b.messages.Stop()
+	eventually(t, "the other has left", func() bool { return a.HeardWithin() == 0 })
+	for id := range uint64(8) {
+		a.hear(&nats.Msg{Data: append(binary.BigEndian.AppendUint64(nil, 10+id), 0, 0, 0, 0, 0)})
+	}
+	if got := a.HeardWithin(); got != 30*time.Millisecond {
+		t.Errorf("%s among eight others, want 30ms", got)
+	}
+	if a.Alone(); a.HeardWithin() != 0 {
+		t.Error("somebody hears a worker that is alone")
+	}
+}
+
+// TestLeftForGood: what a worker said before it left may be heard after that, since it is on another subject.
+func TestLeftForGood(t *testing.T) {
+	p := newPeers(t, startServer(t), 5)
+	says := func(flags byte) *nats.Msg {
+		return &nats.Msg{Data: binary.BigEndian.AppendUint64(append(binary.BigEndian.AppendUint64(nil, 6), flags, 0, 0, 0, 0), hash(prefix))}
+	}
+	p.hear(says(0))
+	p.hear(says(leaving))
+	p.hear(says(0))
+	if n, id := p.HeardWithin(), p.owner(prefix); n != 0 || id != 0 {
+		t.Errorf("it is there again, and handles %d", id)
+	}
+}
+
+// TestTellingForgetsNothing: to tell all that it claims, a worker need not forget any of it, nor what others claim.
+func TestTellingForgetsNothing(t *testing.T) {
+	p := newPeers(t, startServer(t), 5)
+	o := owner{other: &other{id: 7}}
+	const n = 2*mostKnown - 10
+	for h := range uint64(n) {
+		if h%2 == 0 {
+			p.owners.put(2*h, owner{begun: true})
+		} else {
+			p.owners.put(2*h, o)
+		}
+	}
+	if told := p.stands(p.owners.own()); len(told) != n/2 {
+		t.Errorf("%d are told, want %d", len(told), n/2)
+	}
+	for h := range uint64(n) {
+		if _, known := p.owners.look(2 * h); !known {
+			t.Fatalf("%d was forgotten", h)
+		}
 	}
 }

@@ -118,13 +118,6 @@ func (r *running) Stop() {
 	}
 }
 
-// pause is how long after it has spoken, at the least, a worker speaks again to tell what it claims.
-func (p *Peers) pause() time.Duration {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return tellEvery * time.Duration(1+p.live()/4)
-}
-
 // speak tells the others what there is to tell, until the stop.
 func (r *running) speak() {
 	defer close(r.silent)
@@ -140,10 +133,13 @@ func (r *running) speak() {
 		case now := <-beats.C:
 			r.expire(now)
 		case <-r.news:
+			r.mu.Lock()
+			pause := r.pause()
+			r.mu.Unlock()
 			select {
 			case <-r.stopped:
 				return
-			case <-time.After(max(r.pause()-time.Since(told), tellSoonest)):
+			case <-time.After(max(pause-time.Since(told), tellSoonest)):
 			}
 		}
 	}

@@ -10,6 +10,7 @@ import (
 const (
 	tellSoonest = time.Millisecond     // how long a claim waits for others to be told with it
 	tellEvery   = 5 * time.Millisecond // between two messages with claims; longer where many listen
+	heardAfter  = 3 * tellEvery        // how long it takes on a busy machine until a message with claims is heard
 	beat        = time.Second          // between signs of life
 	goneAfter   = 3*beat + beat/2      // without one, and up to a beat more
 	forgotten   = 10 * time.Minute     // without one
@@ -49,7 +50,7 @@ func (p *Peers) tell() {
 func (p *Peers) stands(claims []uint64) []uint64 {
 	still := claims[:0]
 	for _, h := range claims {
-		switch o, known := p.owners.get(h); {
+		switch o, known := p.owners.look(h); {
 		case !known || !o.here():
 		case o.begun:
 			still = append(still, h|begunBit)
@@ -92,15 +93,17 @@ func (p *Peers) hear(msg *nats.Msg) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	from := p.others[id]
-	if flags&leaving != 0 {
+	switch {
+	case flags&leaving != 0:
 		if from != nil {
-			from.gone = true
+			from.gone, from.left = true, true
 		}
 		return
-	}
-	if from == nil {
+	case from == nil:
 		from = &other{id: id, inputs: inputsOf(id), gone: true}
 		p.others[id] = from
+	case from.left:
+		return // said before that, and heard after it: on another subject
 	}
 	if from.gone { // what was claimed meanwhile it may not have been told
 		p.new = append(p.new, from)
