@@ -35,6 +35,14 @@ const (
 	ReasonNotAFailure  DecodeReason = "not-a-failure" // a task run that finished in another way
 )
 
+// DecodeReasons returns all reasons.
+func DecodeReasons() []DecodeReason {
+	return []DecodeReason{
+		ReasonTooLarge, ReasonTooDeep, ReasonBadJSON, ReasonDuplicateKey, ReasonUnknownKey, ReasonBadValue, ReasonInvalid, ReasonFutureSchema,
+		ReasonWrongSubject, ReasonUnknownType, ReasonNotAFailure,
+	}
+}
+
 // DecodeError is why a message was refused.
 type DecodeError struct {
 	Reason DecodeReason

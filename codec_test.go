@@ -4,6 +4,9 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"os"
+	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -304,5 +307,20 @@ func BenchmarkDecodeFailure(b *testing.B) {
 		if _, err := DecodeFailure(body); err != nil {
 			b.Fatal(err)
 		}
+	}
+}
+
+// TestDecodeReasons: all that are declared are listed.
+func TestDecodeReasons(t *testing.T) {
+	source, err := os.ReadFile("codec.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var declared []DecodeReason
+	for _, match := range regexp.MustCompile(`DecodeReason = "([a-z-]+)"`).FindAllSubmatch(source, -1) {
+		declared = append(declared, DecodeReason(match[1]))
+	}
+	if got := DecodeReasons(); !slices.Equal(got, declared) {
+		t.Errorf("%q, declared are %q", got, declared)
 	}
 }

@@ -48,6 +48,11 @@ func TestMetrics(t *testing.T) {
 		n, _ := value(running.metrics(t), `recourse_rejected_total{recourse_reason="bad-json"}`)
 		return len(records) == 3 && n == "1.0"
 	})
+	for _, reason := range recourse.DecodeReasons() {
+		if n, _ := value(running.metrics(t), `recourse_rejected_total{recourse_reason="`+string(reason)+`"}`); n == "" {
+			t.Errorf("rejections as %s do not begin at 0", reason)
+		}
+	}
 	metrics := ""
 	for _, want := range []struct{ series, value string }{
 		{`recourse_decisions_total{recourse_action="Retry",recourse_level="step",recourse_reason="StrategyMatched"}`, "1.0"},

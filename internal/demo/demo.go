@@ -40,30 +40,32 @@ execution a verification fails and a person decides. It takes about six seconds 
 }
 
 // Run plays the demo and writes what happens to out. It returns an error where anything came out differently than the story says.
-func Run(ctx context.Context, out io.Writer) error {
+func Run(ctx context.Context, out io.Writer) (err error) {
 	dir, err := os.MkdirTemp("", "recourse-demo-")
 	if err != nil {
 		return err
 	}
 	defer os.RemoveAll(dir)
+	// Not by the worker, which takes the server of the selected context where there is one.
+	server, err := broker.StartEmbedded(broker.EmbeddedConfig{Dir: dir, Listen: "127.0.0.1:0"})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, server.Shutdown(context.WithoutCancel(ctx))) }()
 
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	ready, ended := make(chan string, 1), make(chan error, 1)
 	go func() {
-		ended <- worker.Run(ctx, worker.Config{
-			Embedded: broker.EmbeddedConfig{Dir: dir, Listen: "127.0.0.1:0"},
-			Ready:    func(url string) { ready <- url },
-		})
+		ended <- worker.Run(ctx, worker.Config{Connection: client.Settings{Server: server.URL()}, Ready: func(url string) { ready <- url }})
 	}()
-	var url string
 	select {
-	case url = <-ready:
+	case <-ready:
 	case err := <-ended:
 		return err
 	}
 	s := &story{out: out, start: time.Now(), commands: make(chan *recourse.Record, 16)}
-	err = s.play(ctx, url)
+	err = s.play(ctx, server.URL())
 	cancel()
 	return errors.Join(err, <-ended)
 }

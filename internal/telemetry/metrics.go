@@ -69,10 +69,7 @@ func newInstruments(meter metric.Meter) (*instruments, error) {
 	for _, result := range []string{"repeated", "not-waiting", "early", resultCancelled} {
 		m.byResult[result] = []metric.AddOption{with(keyResult.String(result))}
 	}
-	for _, reason := range []recourse.DecodeReason{
-		recourse.ReasonTooLarge, recourse.ReasonTooDeep, recourse.ReasonBadJSON, recourse.ReasonDuplicateKey, recourse.ReasonUnknownKey,
-		recourse.ReasonBadValue, recourse.ReasonInvalid, recourse.ReasonFutureSchema, recourse.ReasonWrongSubject,
-	} {
+	for _, reason := range recourse.DecodeReasons() {
 		m.byReason[reason] = []metric.AddOption{with(keyReason.String(string(reason)))}
 	}
 	for _, outcome := range []string{"conflict", "unknown"} {

@@ -182,7 +182,7 @@ func benchWorker(g *online.Global) *cobra.Command {
 			return err
 		}
 		return worker.Run(cmd.Context(), worker.Config{
-			Connection: client.Settings{Server: g.Server()}, Provision: broker.ModeOff, Batches: batches, Log: log, AdminListen: admin,
+			Connection: client.Settings{Server: g.Server()}, Provision: broker.ModeOff, Batches: batches, Log: log, AdminListen: admin, Pprof: true,
 			Ready: func(url string) { bench.Ready(cmd.OutOrStdout(), url, "http://"+admin+"/metrics") },
 		})
 	})
